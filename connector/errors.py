@@ -5,7 +5,7 @@
     │   └── ConfigurationError       a setting is missing, unknown or unusable
     ├── AlreadyRunning             exit 75: another run holds the lock; try later
     ├── Interrupted                exit 130/143: stopped by a signal at a safe point
-    └── RunError                   exit 1: the run could not finish, nothing is lost
+    └── RunError                   exit 1: the run didn't finish, nothing is lost
         ├── Unexpected               a bug in the connector
         ├── ApiError                 the API, or the connection to it
         ├── BudgetError              the ledger that paces requests
@@ -120,7 +120,7 @@ def status_of(error: BaseException | None) -> str:
 
 
 class RunError(ConnectorError):
-    """The run could not finish. Nothing is lost."""
+    """The run didn't finish. Nothing is lost."""
 
 
 class Unexpected(RunError):
@@ -188,7 +188,7 @@ class BudgetError(RunError):
 
 
 class DestinationError(RunError):
-    """The destination could not be read or written."""
+    """The destination can't be read or written."""
 
 
 class WorkingFileFailed(DestinationError):

@@ -40,7 +40,7 @@ _POSTGRES_OPTIONS = (
 )
 _MIGRATION_LOCK = 7_466_104_401
 # an earlier version's tables, in whichever schema it has found first; other programs' tables of
-# the same names don't count, as long as there is no table of versions beside them
+# the same names don't count, unless a table of versions is next to them
 _OWN_TABLES = """
 SELECT quote_ident(n.nspname), c.relname, pg_has_role(c.relowner, 'USAGE')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -616,7 +616,7 @@ _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
-    """The ledger's file, or a lock file next to it, could not be created or opened."""
+    """The ledger's file, or a lock file next to it, can't be created or opened."""
     if isinstance(error, IsADirectoryError):
         return _folder_instead_of_file(ledger, error.filename)
     return LedgerUnusable(

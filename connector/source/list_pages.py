@@ -449,7 +449,7 @@ class _TimePages:
         self.limit: int | None = None
         self._may_widen = True
         self.skipped = 0
-        self._passed = 0  # how often in a row it was moved without news
+        self._passed = 0  # how often in a row it was moved without new rows
         self._is_cut = False  # what was passed, if rows follow: then the server gives no more
 
     def after(

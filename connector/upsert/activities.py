@@ -3,7 +3,7 @@
 A row on its own is one activity of a prospect who exists; no prospect is created or changed. It is
 identified by its key, where the input has a column of keys, else by its prospect and content. A key
 is its source's own, but a row that has the same key and says the same in another source (a file
-that was renamed) isn't created again. Beside a prospect's row, they are sent after its prospect.
+that was renamed) isn't created again. Those of a prospect's row are sent after the prospect.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ UNFILTERED = (
     "known; nothing was sent"
 )
 SAME_CONTACT = {"email": same_email, "phone": same_phone}
-_NOBODY = (
+_NO_MATCH = (
     "no prospect in HiringCenter has this {contacts}. Correct it, or push the person first: "
     "--to creates and changes no prospects"
 )
@@ -190,7 +190,7 @@ class Delivery:
                 raise NotSendable(_SEVERAL.format(contact=name, ids=" and ".join(ids[:3])))
             if ids:
                 return Finding(Verdict.FOUND, own[0], ids[0])
-        raise NotSendable(_NOBODY.format(contacts=" or ".join(contacts)))
+        raise NotSendable(_NO_MATCH.format(contacts=" or ".join(contacts)))
 
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Finding:
         """Post `write`, or investigate its fate if its key may have expired.
@@ -345,8 +345,8 @@ class Delivery:
         return write.idempotency_key is not None and self.keys.is_sure(self._age_s(write))
 
     def _sent_server_ms(self, write: Write) -> int | None:
-        """No later than the server's clock can have said when `write` was sent first; None: not
-        known."""
+        """The latest time that the server's clock can have shown when `write` was sent first; None:
+        not known."""
         now_s, age_s = self._api.server_now_s(), self._age_s(write)
         guesses = [] if write.sent_server_ms is None else [write.sent_server_ms]
         if now_s is not None and age_s < math.inf:

@@ -61,7 +61,7 @@ _INCOMPLETE = "the list isn't complete"
 _TOO_SLOW = "it takes longer than half of what counts as fresh (writes.fresh_s)"
 _SCAN_CHECK_MS = 60_000
 _MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
-_PAGES_TO_JUDGE = 20  # how long a scan takes is told from so many
+_PAGES_TO_JUDGE = 20  # so many show how long a scan takes
 _SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _SHARED = (
     "prospect {id} isn't alone with their {contact}, so HiringCenter might change someone else. "

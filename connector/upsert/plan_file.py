@@ -12,7 +12,7 @@ are read, since the file may be rewritten in between.
 
 A row is read as the `RowPlan` that it was, but for this: its writes have no `run_id` and no id;
 of one that sends nothing, nothing is kept in clear (`body` is empty, `row_values` are None), and
-`merged.fields` are those that people are told were kept.
+`merged.fields` are those that are reported as kept.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class RowInFlight:
 
     @property
     def fields_sent(self) -> tuple[str, ...]:
-        """What the write has sent that was accepted; not what was sent beside it to find the
+        """What the write has sent that was accepted; not what was sent along to find the
         person. Of an update that an earlier run left open, that isn't known any more."""
         if self.status is Status.CREATED:
             return tuple(name for name in orjson.loads(self.write.body) if name not in MANNERS)
@@ -329,7 +329,7 @@ class Guard:
 
     A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
     fingerprint of what the run left there. Fields that don't match are left alone. The write's
-    body is what is put back, beside the contact and the names that find the person. conflicts: once
+    body is what is put back, with the contact and names that find the person. conflicts: once
     it is sent, the fields that were left alone, to be named when it is settled.
     """
 

@@ -129,8 +129,8 @@ class Settler:
         if arrived.asked:
             self._last_answer_s = self._clock.monotonic_s()
         if arrived.answer is not None and arrived.answer.message:
-            said = f"HiringCenter says: {arrived.answer.message}"
-            row.notes += [] if said in row.notes else [said]
+            note = f"HiringCenter says: {arrived.answer.message}"
+            row.notes += [] if note in row.notes else [note]
         match arrived.verdict:
             case Verdict.ANSWERED:
                 return self._settle_answer(connection, row, arrived)

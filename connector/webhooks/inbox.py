@@ -1,8 +1,8 @@
 """Which people have changed by what events say, on disk until they are looked up.
 
-On SQLite a file of its own beside the ledger, whose lock is the rate budget's; on PostgreSQL tables
-of the ledger. Of a delivery, the prospect's id, the type of the event and times are kept, never
-its body. A person waits once, however many events name them. Times are UTC epoch ms.
+On SQLite a file of its own next to the ledger, whose lock is the rate budget's; on PostgreSQL
+tables of the ledger. Of a delivery, the prospect's id, the type of the event and times are kept,
+never its body. A person waits once, however many events name them. Times are UTC epoch ms.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class Inbox:
         """A full scan that began at `scanned_ms` has ended. If it is proven complete, people
         named before that need no look-up. Returns how many.
 
-        miss_rate: by that scan; None: it can't be told, so the one before stays.
+        miss_rate: by that scan; None: unknown, so the one before stays.
         """
         rate = {} if miss_rate is None else {"miss_rate": miss_rate}
         before = (_waiting.c.account == account, _waiting.c.last_ms < scanned_ms - SKEW_MS)

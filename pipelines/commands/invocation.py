@@ -145,7 +145,7 @@ class Output:
 
     verbosity: below 0, quiet; above 0, tracebacks of unexpected errors. all_accounts: the command
     works for each account in turn. is_quiet: for cron: no output if all is well, otherwise log
-    lines. shows_progress: with a bar, on a terminal. log_level: for `logs.configure`; beside a bar,
+    lines. shows_progress: with a bar, on a terminal. log_level: for `logs.configure`; with a bar,
     only warnings.
     """
 

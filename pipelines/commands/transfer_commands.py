@@ -538,7 +538,7 @@ def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     if report.published:
         yield f"A new copy is at {copy.path}."
     elif not report.is_visible:
-        yield f"{copy.still()}. Run it again to publish what has landed since."
+        yield f"{copy.still()}. The next pull publishes what has landed since."
     elif report.error is None:
         yield f"Nothing changed; the copy is at {copy.path}."
 

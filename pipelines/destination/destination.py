@@ -104,7 +104,7 @@ class Destination:
             )  # fmt: skip
             self._snapshot.refuse_foreign_file(take_over=take_over)
         self.warnings: dict[str, Counter[str]] = {}
-        """By table: what could not be loaded into a column of its own, and how often."""
+        """By table: what couldn't be loaded into a column of its own, and how often."""
         self._is_configured = False  # dlt, for loads into this destination
         self._fills: dict[str, bool] = {}  # by table: it was empty, and got no row twice
         self._stack = ExitStack()

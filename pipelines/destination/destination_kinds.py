@@ -232,7 +232,7 @@ class Postgres(postgres):
 
 
 class MySql(dlt_sqlalchemy):
-    """dlt's for MySQL and MariaDB, with texts of any length that are told apart by every letter:
+    """dlt's for MySQL and MariaDB, with texts of any length that are compared letter by letter:
     its own take 64 kB, and the server's collation may hold `a` and `A` for equal."""
 
     @property

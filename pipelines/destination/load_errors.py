@@ -103,7 +103,7 @@ def load_failed(error: BaseException) -> ConnectorError:
     if is_refusal(error):
         return DestinationRefused(reason=describe(error))
     return DestinationError(
-        f"The destination could not be written: {describe(error)}. Rows loaded before it are "
+        f"Writing to the destination failed: {describe(error)}. Rows loaded before it are "
         "kept, and the next run resumes from there. Check that the destination is reachable, "
         "writable and not full (`hiringcenter check`), then run the command again."
     )

@@ -1,8 +1,8 @@
 """What is loaded, and the state that travels with it.
 
 A load package holds rows and state together, and dlt loads rows before the state's row; where a
-state is saved beside dlt, its rows are loaded before. After a kill anywhere, rows may be loaded a
-second time (a harmless upsert), and none is skipped.
+state is saved without dlt, its rows are loaded before it. After a kill anywhere, rows may be loaded
+a second time (a harmless upsert), and none is skipped.
 
 dlt's local files are scratch. Each run, and each load after a failed one, begins without them,
 from the state and the schema in the destination: a package that a kill cut short is read again
@@ -393,7 +393,7 @@ class _LocalStates:
 
 
 def digest_of_stored(text: str) -> str:
-    """The digest by which states that are saved beside dlt name one that dlt has stored."""
+    """The digest by which states that are saved without dlt name one that dlt has stored."""
     return _digest(parsed_state(text).get("sources", {}))
 
 

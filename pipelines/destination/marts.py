@@ -64,7 +64,7 @@ _OTHER_COLUMNS, _OTHERS_DEPEND, _LOCKED = "42P16", "2BP01", "55P03"
 @dataclass(frozen=True)
 class Mart:
     """One file. sql: its SELECT, without the comment at its top. question, grain: the first line of
-    that, and those after it. columns: what is said about each. is_own: it is a user's."""
+    that, and those after it. columns: what is known of each. is_own: it is a user's."""
 
     name: str
     sql: str
@@ -99,8 +99,8 @@ def read_mart(file: Path, *, is_own: bool = False) -> Mart:
         if not line.startswith("--"):
             break
         header.append(line[2:].strip())
-    said, _, below = "\n".join(header).partition("\n\n")
-    question, _, grain = said.partition("\n")
+    above, _, below = "\n".join(header).partition("\n\n")
+    question, _, grain = above.partition("\n")
     columns = tuple(
         (name, text)
         for name, separator, text in (line.partition(": ") for line in below.splitlines())
@@ -383,9 +383,9 @@ class Marts:
         before, failed = self._record.failed_marts, sorted(self._failed)
         if failed == before:
             return
-        if news := [key for key in self._skipped if key not in before]:
-            names = [key.split()[0] for key in news]
-            _log.info("marts.skipped", marts=names, reason=self._skipped[news[0]])
+        if new := [key for key in self._skipped if key not in before]:
+            names = [key.split()[0] for key in new]
+            _log.info("marts.skipped", marts=names, reason=self._skipped[new[0]])
         with suppress(ConnectorError):
             self._record.save(failed_marts=failed)
 
@@ -498,7 +498,7 @@ def _adopt(
 class _Views:
     """The marts of one dataset as views, changed in one transaction.
 
-    cursor: psycopg2's, in autocommit mode. fail: is told which mart failed, and why.
+    cursor: psycopg2's, in autocommit mode. fail: called with the mart that failed, and the reason.
     """
 
     def __init__(

@@ -220,7 +220,7 @@ class DuckWarehouse:
         return [TableName(*each) for each in found]
 
     def state_renamed(self, before: str, after: str) -> None:
-        """dlt's state has other names now: states that are saved beside it stay valid with it."""
+        """dlt's state has other names now: states that are saved without dlt stay valid with it."""
         named = [digest_of_stored(after), digest_of_stored(before)]
         for table in self._work_tables():
             if table.table == "local_marks":

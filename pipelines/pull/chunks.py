@@ -226,7 +226,7 @@ class Landing:
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
-        """By resource: what could not be loaded unchanged, and how often."""
+        """By resource: what couldn't be loaded unchanged, and how often."""
         loaded = self._destination.warnings
         found = {
             name: maker.warnings + self._runs[name].warnings + loaded.get(name, Counter())

@@ -387,13 +387,13 @@ class _Forgetting:
         """Load packages, and files that were put aside since they couldn't be used."""
         work_dir = work_paths(self._settings).work_dir
         packages = [*work_dir.glob("pipelines/*/*")]
-        aside = [*work_dir.glob("*.damaged-*"), *self._beside_ledger(INBOX_SUFFIX, "damaged")]
+        aside = [*work_dir.glob("*.damaged-*"), *self._next_to_ledger(INBOX_SUFFIX, "damaged")]
         for place, found in (("packages", packages), ("put_aside", aside)):
             self._report.removed[place] += len(found)
             if not self._request.dry_run:
                 for each in found:
                     _delete(each)
-        for lost in self._beside_ledger(OUTBOX_SUFFIX, "lost"):
+        for lost in self._next_to_ledger(OUTBOX_SUFFIX, "lost"):
             if lost.suffix == ".db":
                 self._remove_from_lost(lost, people)
         others = [each.parent for each in work_dir.parent.glob("*/_hc_working.duckdb")]
@@ -403,8 +403,8 @@ class _Forgetting:
                 "command with their settings too, or delete what is no longer used"
             )
 
-    def _beside_ledger(self, suffix: str, word: str) -> list[Path]:
-        """Files beside a SQLite ledger that were put aside."""
+    def _next_to_ledger(self, suffix: str, word: str) -> list[Path]:
+        """Files put aside next to a SQLite ledger."""
         path = half_path(self._session.ledger.url, suffix)
         if path is None:
             return []

@@ -83,7 +83,7 @@ class PullReport(RunReport):
 
     live_rows: live rows per table. published: a new copy was made. is_visible: readers see
     everything that has landed. doubts: full scans that ended but aren't proven complete, by
-    resource; True if the doubt is new. warnings: by resource, what could not be loaded unchanged,
+    resource; True if the doubt is new. warnings: by resource, what couldn't be loaded unchanged,
     and how often.
     """
 

@@ -213,7 +213,7 @@ class RunRecorder:
         return self.publish()
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
-        """Load `_hc_runs` (this run and those that could not land before), `_hc_freshness` and the
+        """Load `_hc_runs` (this run and those that couldn't land before), `_hc_freshness` and the
         account. summary: this run's so far.
         """
         runs, run_id = self._session.runs, self._session.run_id

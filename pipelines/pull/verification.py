@@ -186,7 +186,7 @@ def _is_same_moved(data_type: str, moved: Any, wanted: Any) -> bool:
 
 
 class _LookedUpRow(NamedTuple):
-    """What the API said of one row. error: what ended the run."""
+    """The API's answer about one row. error: what ended the run."""
 
     row: Row
     found: Found | None
@@ -425,7 +425,7 @@ class _VerifyRun:
         return result
 
     def _landed_meanwhile(self, doubtful: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Rows that a pull which runs beside this has brought since they were read here."""
+        """Rows that a concurrent pull has loaded since they were read here."""
         brought = {}
         with open_landed(self._session.settings) as tables:
             for name, ids in doubtful.items():

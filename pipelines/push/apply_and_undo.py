@@ -252,7 +252,7 @@ class _UndoRun(OutboxRun):
                 force=self._force,
                 labels_merge=self._options.rules.labels_merge,
             )
-        if plan.already and not plan.writes and self._has_told:
+        if plan.already and not plan.writes and self._has_reported:
             by = ", ".join(sorted(plan.already))
             self._report.notes.append(
                 f"Run {run_id} is already undone, by run {by}: `hiringcenter runs {by}` shows what "
@@ -275,9 +275,9 @@ class _UndoRun(OutboxRun):
             )
 
     @property
-    def _has_told(self) -> bool:
-        """Whether an undo of this run has ended: one that was killed has told no one whom it left
-        alone."""
+    def _has_reported(self) -> bool:
+        """Whether an undo of this run has ended: one that was killed hasn't reported whom it
+        left alone."""
         recent = self._session.runs.recent(_RUNS_LOOKED_AT)
         ended = [each.summary.get("undoes") for each in recent if each.status == "ok"]
         return self._undone.run_id in ended

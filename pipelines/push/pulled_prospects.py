@@ -54,7 +54,7 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
         if tables is None or not columns:
             yield Pulled()
             return
-        if "id" not in columns:  # without it no two people could be told apart
+        if "id" not in columns:  # without it, two people can't be distinguished
             raise DestinationError(
                 f"{settings.dataset}.prospects has no column id, so it isn't the table that a pull "
                 "makes. Rename it, or set HIRINGCENTER_DATASET to another schema, then pull."
@@ -66,9 +66,9 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             freshness = tables.name("_hc_freshness")
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
             complete_ms = as_ms(tables.query(sql)[0][0])
-        with ThreadPoolExecutor(1, "hiringcenter-copy") as beside:
+        with ThreadPoolExecutor(1, "hiringcenter-copy") as executor:
             found = (
-                CopiedProspects(tables, readable, complete_ms=complete_ms, beside=beside)
+                CopiedProspects(tables, readable, complete_ms=complete_ms, executor=executor)
                 if isinstance(tables, _PublishedCopy)
                 else PulledProspects(tables, readable, complete_ms=complete_ms)
             )
@@ -339,7 +339,7 @@ class PulledProspects(Pulled):
 
 
 class CopiedProspects(PulledProspects):
-    """The table `prospects` of the published copy. beside: where it is asked while more rows are
+    """The table `prospects` of the published copy. executor: queries it while more rows are
     read: DuckDB needs no Python meanwhile."""
 
     def __init__(
@@ -348,10 +348,10 @@ class CopiedProspects(PulledProspects):
         columns: Sequence[str],
         *,
         complete_ms: int | None,
-        beside: Executor,
+        executor: Executor,
     ) -> None:
         super().__init__(tables, columns, complete_ms=complete_ms)
-        self._copy, self._beside = tables, beside
+        self._copy, self._executor = tables, executor
         self._contact_columns = [_COLUMN_OF[key] for key in self._keys if key != _ID]
         sql = (
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND "
@@ -369,9 +369,9 @@ class CopiedProspects(PulledProspects):
         if not self._contact_columns:
             return {}
         asked = [position for position, says in enumerate(rows) if self._is_understood(says)]
-        said = [rows[position] for position in asked]
+        compared = [rows[position] for position in asked]
         wanted: dict[str, list[Any]] = {
-            name: [says.get(name) for says in said] for name in self._compared
+            name: [says.get(name) for says in compared] for name in self._compared
         }
         if "labels" in wanted:
             wanted["labels"] = [
@@ -380,13 +380,15 @@ class CopiedProspects(PulledProspects):
             ]
         emails, phones = wanted.get("email", []), wanted.get("phone", [])
         digits = [phone and (re.sub(r"\D", "", phone)) for phone in phones]
-        wanted["email_key"] = [email and email.casefold() for email in emails] or [None] * len(said)
-        wanted["digits"] = digits or [None] * len(said)
+        wanted["email_key"] = [email and email.casefold() for email in emails] or [None] * len(
+            compared
+        )
+        wanted["digits"] = digits or [None] * len(compared)
         wanted["phone_key"] = [each and each[-_KEY_DIGITS:] for each in wanted["digits"]]
         wanted["e164"] = [
             each if phone and phone[0] == "+" else None
             for phone, each in zip(phones, digits, strict=True)
-        ] or [None] * len(said)
+        ] or [None] * len(compared)
         wanted["position"] = asked
         self._copy.find_places(self._keys)
         self._copy.register("wanted", wanted)
@@ -398,7 +400,7 @@ class CopiedProspects(PulledProspects):
     def ask_alike(
         self, rows: Sequence[Mapping[str, Any]]
     ) -> Callable[[], Mapping[int, PulledProspect]]:
-        return self._beside.submit(self.alike, rows).result
+        return self._executor.submit(self.alike, rows).result
 
     def _is_understood(self, says: Mapping[str, Any]) -> bool:
         """Whether a row is text through and through, under columns of text."""

@@ -58,7 +58,7 @@ def alerts_of(
     if exit_code in _FAILED and settings.alerts.on_failure:
         parts = (summary, summary.get("pull") or {}, *jobs.values())
         failed = next((part for part in parts if isinstance(part.get("error"), Mapping)), None)
-        message = "The run could not finish; see its log."
+        message = "The run didn't finish; see its log."
         if failed is not None:
             message = _prefix(failed) + _shareable(kind, failed["error"])
         found.append(alert("failure", message, {**_ids(summary, exit_code), **_names(summary)}))

@@ -200,7 +200,7 @@ class CsvInput(Input):
             reason = "a quote is opened in this row and never closed. Close it, or double it."
         elif last > start or line.count('"') % 2:
             reason = f"a quote opened in this row isn't closed as it should be (by line {last}), "
-            reason += "so that the rows below can't be told apart. Double each quote in a cell."
+            reason += "so where the next row begins isn't known. Double each quote in a cell."
         else:
             return (
                 f"text after a closing quote (the line has {len(line)} characters). Double each "

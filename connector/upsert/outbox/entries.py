@@ -442,7 +442,7 @@ def _united(bases: Sequence[Base]) -> dict[str, frozenset[bytes]]:
 
 
 def _shown_base(entry: Entry) -> Base:
-    """What another source's entry said last, and how that was shown."""
+    """The last values of another source's entry, and how they were shown."""
     base, shown = unpacked(entry.cells)
     return {
         name: cells | {shown[name][1]} if name in shown else cells for name, cells in base.items()

@@ -132,7 +132,7 @@ class Pulled:
     def ask_alike(
         self, rows: Sequence[Mapping[str, Any]]
     ) -> Callable[[], Mapping[int, PulledProspect]]:
-        """Begin `alike`, beside other work where possible; what is returned waits for it."""
+        """Start `alike`, in parallel where possible; the returned function waits for it."""
         return lambda: self.alike(rows)
 
     def pushed_before(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
@@ -471,7 +471,7 @@ class EvidenceFinder:
         if name is None:
             return
         hashed = self._outbox.hasher.name(name)
-        others, strangers = [], set()
+        others, unrelated = [], set()
         for id_ in sorted(people):
             pulled = seen.get(id_)
             receipt = next((each for each in own.receipts if each.prospect_id == id_), None)
@@ -486,11 +486,11 @@ class EvidenceFinder:
                 in_clear = pulled.fields.get("firstName") if pulled else None
                 others.append(OtherPerson(id_, by_email, by_phone, in_clear))
             elif agrees is False:
-                strangers.add(id_)  # by a contact that isn't theirs any more, or never was
+                unrelated.add(id_)  # by a contact that isn't theirs any more, or never was
             elif agrees and (by_email or by_phone):
                 own.fits = True
         own.others = others
-        own.drop(strangers)
+        own.drop(unrelated)
 
     def _add_settled(
         self, people: Sequence[Sequence[Sequence[Write]]], evidence: Mapping[int, Evidence]

@@ -1,7 +1,7 @@
 """The three-way merge: what a push does to each field of one person.
 
     ours     what the input's rows say now
-    base     what the same source said when a push last settled the field: accepted, equal or kept
+    base     what the same source had when a push last settled the field: accepted, equal or kept
     theirs   what HiringCenter was last seen to have, where that is known
 
 What changed in the input is sent; what changed in HiringCenter is kept. Unknown isn't empty: where
@@ -47,7 +47,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 class Remembered:
     """What is remembered for one row: of its entry in its source, and of other sources' entries.
 
-    base: field → what the source said when it was settled; several values where several rows speak
+    base: field → what the source had when it was settled; several values where several rows speak
     for one person. shown: field → the value that was written, and how HiringCenter's answer showed
     it, where that is another one. others: field → what other sources have settled, and how their
     last writes were shown.
@@ -187,7 +187,7 @@ class PersonMerge:
 
     @property
     def kept(self) -> tuple[FieldMerge, ...]:
-        """Fields that people are told were kept."""
+        """Fields that are reported as kept."""
         return tuple(each for each in self._with(FieldAction.KEEP) if each.reported)
 
     @property
@@ -265,8 +265,8 @@ class _Merger:
         return naming[-1], False
 
     def _rows_disagree(self, name: str) -> bool:
-        said = {self.fingerprint(name, row.says[name]) for row in self.rows if name in row.says}
-        return len(said) > 1
+        values = {self.fingerprint(name, row.says[name]) for row in self.rows if name in row.says}
+        return len(values) > 1
 
     def _theirs(self, name: str) -> Any:
         if self.theirs is None or name in WRITE_ONLY:
@@ -447,7 +447,7 @@ def body_of_update(
     labels_merge: bool = False,
     contacts: Sequence[str] = CONTACTS,
 ) -> Body:
-    """What is posted to change `theirs`: what is to be sent, and beside it, as HiringCenter shows
+    """What is posted to change `theirs`: what is to be sent and, as HiringCenter shows
     them, the names that the API asks for and one contact to find the person by. contacts: which of
     them first.
 
@@ -474,8 +474,8 @@ def body_of_update(
             raise NotSendable(ONLY_CONTACT.format(contact=" and ".join(changed)))
         raise NotSendable(NO_CONTACT.format(id=theirs.id))
     names = {name: theirs.fields[name] for name in NAMES if theirs.fields.get(name)}
-    said = {each.name: each.ours for each in merged.fields if each.name in NAMES}
-    payload: dict[str, Any] = {**said, **names, contact[0]: contact[1]}
+    own = {each.name: each.ours for each in merged.fields if each.name in NAMES}
+    payload: dict[str, Any] = {**own, **names, contact[0]: contact[1]}
     payload |= _with_labels(sent, theirs, labels_merge=labels_merge)
     new = tuple((name, sent[name]) for name in CONTACTS if sent.get(name))
     return Body({**payload, "update": True}, contact, new)
@@ -497,16 +497,16 @@ def _with_labels(
 def body_of_creation(rows: Sequence[Row], rules: MergeRules) -> Body:
     """What is posted for a person whom HiringCenter doesn't have: all that the rows say, the last
     one's word; a match is left as it is."""
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for row in rows:
-        said |= {name: value for name, value in row.says.items() if value is not None}
-    said.pop(LABELS_REMOVE, None)
-    if (added := said.pop(LABELS_ADD, None)) and "labels" not in said:
-        said["labels"] = added
+        values |= {name: value for name, value in row.says.items() if value is not None}
+    values.pop(LABELS_REMOVE, None)
+    if (added := values.pop(LABELS_ADD, None)) and "labels" not in values:
+        values["labels"] = added
     needed = {*NAMES, *CONTACTS}
     kept = {
         name: value
-        for name, value in said.items()
+        for name, value in values.items()
         if name in needed or rules.policy_of(name) != "never"
     }
     return Body({**kept, "update": False})
@@ -573,7 +573,7 @@ def new_shown(
 @dataclass(frozen=True, slots=True)
 class OwnWrite:
     """Our last write to a person. answered_ms: by the clock that reads are timed with.
-    updated_at_ms: what the answer said; before_ms: what the copy said until then."""
+    updated_at_ms: as in the answer; before_ms: as in the copy until then."""
 
     answered_ms: int
     updated_at_ms: int | None = None

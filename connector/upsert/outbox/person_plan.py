@@ -117,8 +117,8 @@ class RowPlan:
     a request. facts: what is known of the row's person; None where the row is planned without.
 
     merged: what happens to each field that the row names, where a merge decided; a field that
-    another row of the person speaks for isn't among those to be sent. kept_fields: those that
-    people are told were kept, of a row that sends nothing. looks: the person is looked up before
+    another row of the person speaks for isn't among those to be sent. kept_fields: those
+    reported as kept, of a row that sends nothing. looks: the person is looked up before
     the write. follows: an earlier row creates the person. is_known: the person is known as they are
     now. name: of whom it is about, where the row lacks a name.
     """
@@ -180,12 +180,12 @@ class RowPlan:
 
     @property
     def message(self) -> str | None:
-        """All that people are told of a row that needs no request."""
+        """All that is reported of a row that needs no request."""
         return "; ".join(filter(None, (self.write.note, self.reason))) or None
 
     @property
     def kept(self) -> tuple[FieldMerge, ...]:
-        """Fields that people are told were kept."""
+        """Fields that are reported as kept."""
         return self.merged.kept if self.merged is not None else ()
 
     @property
@@ -195,7 +195,7 @@ class RowPlan:
 
 
 def kept_note(fields: Collection[str], merged: PersonMerge | None) -> str | None:
-    """What people are told of fields that were kept: one that another source has pushed isn't put
+    """The report of fields that were kept: one that another source has pushed isn't put
     back with `--restore`, either."""
     if not fields:
         return None
@@ -206,7 +206,7 @@ def kept_note(fields: Collection[str], merged: PersonMerge | None) -> str | None
 
 
 def unread_note(merged: PersonMerge | None) -> str | None:
-    """What people are told of fields that are only filled, and that no one has read."""
+    """The report of fields that are only filled, and whose values aren't known."""
     left = [each.name for each in merged.fields if each.why is Why.NOT_READ] if merged else []
     return (
         f"left out, since whether they are empty isn't known: {', '.join(left)}" if left else None
@@ -282,8 +282,8 @@ class PersonPlanner:
     def _plan_stranger(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
         """The rows are about a person who isn't known: the first with names creates them."""
         repeats = not (rules.restore or rules.force)
-        said = [row.memory for row in rows]
-        is_settled = all(row.memory.entry for row in rows) and not has_changed(said, self._cell)
+        memories = [row.memory for row in rows]
+        is_settled = all(each.entry for each in memories) and not has_changed(memories, self._cell)
         if repeats and (rules.adopts or is_settled):
             for row in rows:
                 if rules.adopts:  # deleted in HiringCenter, and pushed before bases were kept
@@ -295,7 +295,7 @@ class PersonPlanner:
                 kept = tuple(name for name in row.memory.says if name not in MANNERS)
                 row.decide_on("unchanged", DELETED, kept=kept)
             return
-        merged, creates = merge(said, None, self._rules, self._cell), False
+        merged, creates = merge(memories, None, self._rules, self._cell), False
         for row in rows:
             row.merged = _of_row(merged, row)
             self._send(row, rows, None)
@@ -492,9 +492,9 @@ class PersonPlanner:
     def _settle(
         self, row: RowPlan, all_rows: Sequence[RowPlan], merged: PersonMerge, prospect_id: str
     ) -> None:
-        """What of a row needs no request is settled, with all rows of its entry, and people are
-        told. Of a field that one row sends, the other rows' cells are settled: they would be sent
-        by the next push, and the row's again by the one after it."""
+        """What of a row needs no request is settled, with all rows of its entry, and
+        reported. Of a field that one row sends, the other rows' cells are settled: they would be
+        sent by the next push, and the row's again by the one after it."""
         sent = {each.name: each.ours for each in merged.to_send}
         waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
@@ -537,7 +537,7 @@ def _of_row(merged: PersonMerge, row: RowPlan) -> PersonMerge:
 
 
 def _note_disagreement(row: RowPlan, merged: PersonMerge) -> None:
-    """People are told of fields about which rows of one person disagree."""
+    """Report the fields about which rows of one person disagree."""
     says = row.memory.says
     if names := [each.name for each in merged.fields if each.disagree and each.name in says]:
         note = f"rows of this person disagree: {', '.join(names)}"

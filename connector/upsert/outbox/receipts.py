@@ -48,7 +48,7 @@ class Receipt(NamedTuple):
     """What was accepted for a prospect, as an alias leads to it.
 
     confirmed: the API's answer carried that alias too. accepted_ms: when the last write to them or
-    look at them was answered, or a write given up. updated_at_ms: as the answer said; server time.
+    look at them was answered, or a write given up. updated_at_ms: as in the answer; server time.
     seen_ms: when a push last used it, roughly. names: see `Hasher.names`; None: not known (receipts
     of version 0.1). before_ms: the person's `updatedAt` before that write; 0: they didn't exist;
     None: not known. written_ms: as `accepted_ms`, of writes alone; None: they were only looked at.
@@ -66,7 +66,7 @@ class Receipt(NamedTuple):
 
 class ActivityReceipt(NamedTuple):
     """What was created for a row that is an activity on its own. record_id: of the note, task or
-    meeting; None where it isn't known. content: what the row said."""
+    meeting; None where it isn't known. content: that of the row."""
 
     prospect_id: str
     record_id: str | None
@@ -324,9 +324,9 @@ class Status(StrEnum):
 class RowResult(NamedTuple):
     """The outcome of one input row. message: for people; contacts in it are masked when stored.
 
-    record_kind, record_id: of the record that the row was about; the prospect, where nothing else
-    is said. changed_fields: what was sent of it; kept_fields: what stays as HiringCenter has it.
-    Both by API name.
+    record_kind, record_id: of the record that the row was about; the prospect, unless given.
+    changed_fields: what was sent of it; kept_fields: what stays as HiringCenter has it. Both by API
+    name.
     """
 
     row_number: int

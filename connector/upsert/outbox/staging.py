@@ -93,7 +93,7 @@ class Staging:
     def __init__(self, database: Database, hasher: Hasher, *, run_id: str, source: str) -> None:
         self._hasher, self._run_id, self._source = hasher, run_id, source
         self._database = database
-        # beside the ledger, its rows needn't pass through Python to be stored there
+        # in the ledger's own database, rows needn't pass through Python to be stored
         self._connection = database.connect() if database.is_sqlite else None
         self._file: sqlite3.Connection = (
             sqlite3.connect("", isolation_level=None)

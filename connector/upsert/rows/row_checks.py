@@ -391,7 +391,7 @@ class ActivityValidator(Validator):
         payload = self._activity.payload(values, zoned, problems)
         key = self._key_of(values, problems)
         if person == {}:
-            problems.append(self._nobody())
+            problems.append(self._no_reference())
         if self._has_deletions and not is_empty(values.get(DELETED_COLUMN)):
             reason = "this was deleted in HiringCenter. Leave such rows out, or empty this cell"
             problems.append(_Problem(DELETED_COLUMN, DELETED_COLUMN, reason))
@@ -425,7 +425,7 @@ class ActivityValidator(Validator):
             problems.append(_Problem(self._key, self._key, reason))
         return key
 
-    def _nobody(self) -> _Problem:
+    def _no_reference(self) -> _Problem:
         columns = [column for column, name in self._plan.fields.items() if name in REFERENCE_FIELDS]
         are = " and ".join(columns)
         empty = "are all empty" if len(columns) > 1 else "is empty"
