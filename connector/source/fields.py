@@ -64,6 +64,15 @@ CONTRACT: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """Resource → API name of each field → dlt data type."""
 
 
+# Fields of the contract that hold the id of another record, or of a user
+ID_FIELDS = frozenset(
+    {
+        "currentStageId", "prospectId", "userId", "ownerId", "createdByApiKeyId",
+        "assignedTo", "assignedBy", "createdBy",
+    }
+)  # fmt: skip
+
+
 def record_id(item: Any) -> str | None:
     """The id of `item` as text, the key of its row; None if it has no usable one.
 
@@ -73,6 +82,16 @@ def record_id(item: Any) -> str | None:
     if type(value) is str:
         return value or None
     return str(value) if type(value) is int else None
+
+
+def with_text_ids(records: list[dict[str, Any]], fields: Iterable[str]) -> None:
+    """Replace, in `records`, those whose `fields` have integers by ones that have them as text:
+    an id joins with the `id` of its row, which is text."""
+    for field in fields:
+        if int in set(map(type, [record.get(field) for record in records])):
+            for at, record in enumerate(records):
+                if type(record.get(field)) is int:
+                    records[at] = {**record, field: str(record[field])}
 
 
 def split_malformed(items: Iterable[Any]) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -27,6 +27,7 @@ from connector.source.fields import (
     DELETED_COLUMN,
     FIELD_HINT,
     HASH_COLUMN,
+    ID_FIELDS,
     MS_FIELDS,
     REPLACEMENT,
     UNLISTED_COLUMN,
@@ -38,6 +39,7 @@ from connector.source.fields import (
     natural_type,
     record_id,
     to_datetime,
+    with_text_ids,
 )
 
 if TYPE_CHECKING:  # dlt is imported once there is something to load
@@ -337,6 +339,7 @@ class RowMaker:
     ) -> None:
         self.warnings: Counter[str] = Counter()
         self._privacy = Privacy(resource, exclude, hashed, hash_key)
+        self._id_fields = ID_FIELDS & CONTRACT[resource].keys()
         self._columns = Columns(resource, known_columns, self._privacy, self.warnings)
         self._hash = hashlib.blake2b(
             digest_size=16, person=_FORMAT, salt=self._privacy.digest, usedforsecurity=False
@@ -357,6 +360,7 @@ class RowMaker:
         hashes: list[str] = []
         waiting = iter(records)
         while some := [self._privacy.applied(record) for record in islice(waiting, _AT_ONCE)]:
+            with_text_ids(some, self._id_fields)
             hashes += map(self._digest, self._contents(some))
             held += some
         ids = [*map(_id, held)]

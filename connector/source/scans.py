@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 from pydantic import TypeAdapter
 
 from connector.logs import get_logger
-from connector.source.row_maker import RowMaker, UniqueRecords, malformed_rows
+from connector.source.row_maker import MALFORMED_TABLE, RowMaker, UniqueRecords, malformed_rows
 
 PARTS_LOST_AFTER = 2  # restarts of a scan in parts: page tokens don't last from pull to pull
 
@@ -404,6 +404,9 @@ class ListScan:
         """
         records = [record for page in pages for record in page.records]
         malformed = [item for page in pages for item in page.malformed]
+        if malformed:
+            what = f"record without a usable id kept in {MALFORMED_TABLE}"
+            maker.warnings[what] += len(malformed)
         self.counts["rows_read"] += len(records)
         self.checkpoint = replace(pages[-1].checkpoint, ids=self.checkpoint.ids)
         return maker.unique(records), malformed_rows(self.resource, malformed)

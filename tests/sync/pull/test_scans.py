@@ -310,13 +310,15 @@ def test_hashing_without_a_key_is_refused_before_anything_is_read(puller: Puller
 
 
 def test_odd_items_land_in_a_table_of_their_own_and_times_to_the_millisecond(puller: Puller):
-    """What has no id is no row, and isn't dropped either; the other rows of its page land. Times
-    are instants with a time zone, exactly."""
+    """What has no id is no row, and isn't dropped either, nor unmentioned; the other rows of its
+    page land. Times are instants with a time zone, exactly."""
     store = puller.sandbox.store
     store.put("notes", {"body": "nobody", "createdAt": 1})
     record = store.create("prospects", {"firstName": "A", "lastName": "B"})
     store.update("prospects", record["id"], {"createdAt": 1_700_000_000_123}, touch=False)
-    puller.pull_ok("notes", "prospects")
+    report = puller.pull_ok("notes", "prospects")
+    said = "record without a usable id kept in _hc_malformed_records"
+    assert report.warnings == {"notes": {said: 1}}
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         odd = connection.execute(
             "SELECT resource, content FROM hiringcenter._hc_malformed_records"

@@ -194,6 +194,21 @@ def test_an_integer_id_is_kept_as_text():
     assert [(each["id"], each["body"]) for each in made] == [("7", "y")]
 
 
+@pytest.mark.parametrize("hidden", [{}, {"hashed": ["prospectId"], "hash_key": b"k"}])
+def test_an_integer_that_names_another_record_is_kept_as_text(hidden: Any):
+    """It joins with the row that it names, whose id is text, and means the same in either form: to
+    the content's hash too."""
+    maker = RowMaker("tasks", {}, **hidden)
+    record = {"id": "a", "prospectId": 7, "assignedTo": 5, "createdBy": True, "dueAt": 7}
+    both = rows(maker, [record, {**record, "id": "b", "prospectId": "7", "assignedTo": "5"}])
+    assert [each["assigned_to"] for each in both] == ["5", "5"]
+    assert both[0]["prospect_id"] == both[1]["prospect_id"]
+    assert (both[0]["prospect_id"] == "7") is not bool(hidden)
+    assert (both[0]["created_by__v_bool"], both[0]["due_at"].microsecond) == (True, 7000)
+    same = [{**record, "assignedTo": form} for form in (5, "5")]
+    assert len({maker.unique([each]).hashes[0] for each in same}) == 1
+
+
 @pytest.mark.parametrize("item", [None, "text", 5, [], {}, {"ID": "1"}, {"id": None}, {"id": ""},
                                   {"id": 1.5}, {"id": True}, {"id": ["1"]}])  # fmt: skip
 def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
