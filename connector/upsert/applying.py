@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -193,7 +192,7 @@ class PlanApplier:
         """The writes of a row, as planned."""
         if not planned.sends_person:
             return [*planned.activities]
-        guard = _guard_of(planned, self._outbox.hasher.cell)
+        guard = self._guard_of(planned)
         first = planned.write._replace(guard=guard.to_bytes() if guard else None)
         return [first, *planned.activities]
 
@@ -281,19 +280,29 @@ class PlanApplier:
 
     def _edited(self, planned: RowPlan, known: _Known) -> RowResult | None:
         """The outcome of a row whose person a pull has read since, and not as planned."""
-        id_, guard = planned.prospect_id, _guard_of(planned, self._outbox.hasher.cell)
+        id_, guard = planned.prospect_id, self._guard_of(planned)
         copied = known.copied.get(id_ or "")
         if copied is None or guard is None or id_ in self._own_people:
             return None
         if copied.deleted_at_ms is not None:
             reason = guard.deleted_reason(id_)
             return RowResult(planned.row_number, Status.FAILED, id_, reason)
-        theirs = Person(str(id_), fields_of_item(copied.fields, of_copy=True))
+        read = fields_of_item(copied.fields, of_copy=True)
+        theirs = Person(str(id_), read, updated_at_ms=copied.updated_at_ms)
+        receipt = known.by_id.get(theirs.id)
+        guard = guard.accounting_for(receipt.updated_at_ms if receipt else None)
         changed = guard.mismatches(theirs, self._outbox.hasher.cell)
         if not changed:
             return None
         reason = guard.changed_reason(changed, id_)
         return RowResult(planned.row_number, Status.FAILED, id_, reason)
+
+    def _guard_of(self, planned: RowPlan) -> Guard | None:
+        """What the person must still look like; a row without contact always creates one."""
+        if planned.write.row_alias is not None or planned.merged is None:
+            return None
+        known_ms = None if planned.prospect_id is None else self._planned_ms
+        return Guard.of_plan(planned.merged, self._outbox.hasher.cell, known_ms)
 
 
 def refused_by(
@@ -315,10 +324,3 @@ def refused_by(
             columns |= dict.fromkeys(reject.values)
             rejects += [reject] if result else []
     return Counter(each.status for each in refused.values()), list(columns), rejects
-
-
-def _guard_of(planned: RowPlan, cell: Callable[[str, Any], bytes]) -> Guard | None:
-    """What the person must still look like; a row without contact always creates one."""
-    if planned.write.row_alias is not None or planned.merged is None:
-        return None
-    return Guard.of_plan(planned.merged, cell)

@@ -325,7 +325,9 @@ class Guard:
     A plan that is applied: `fields` names what the plan sends, each with the fingerprint of the
     value that it replaces (`Hasher.cell`; of labels to add or remove, that of `labels`), or None
     where that wasn't known. Any mismatch refuses the whole row. A creation (no `prospect_id`) names
-    all that it sends, with None; a person who has its contacts by then is a mismatch.
+    all that it sends, with None; a person who has its contacts by then is a mismatch. known_ms:
+    where the plan knew the person, until when it, or our own writes since, account for `updatedAt`:
+    of one who changed later, a value that wasn't known is a mismatch too.
 
     A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
     fingerprint of what the run left there. Fields that don't match are left alone. The write's
@@ -336,6 +338,7 @@ class Guard:
     fields: Mapping[str, bytes | None]
     undoes: str | None = None
     conflicts: tuple[str, ...] = ()
+    known_ms: int | None = None
 
     def to_bytes(self) -> bytes:
         """`Write.guard`: JSON, with fingerprints as hexadecimal digits."""
@@ -346,11 +349,14 @@ class Guard:
                 "person": self.undoes is None,
                 "undoes": self.undoes,
                 "conflicts": self.conflicts,
+                "known_ms": self.known_ms,
             }
         )
 
     @classmethod
-    def of_plan(cls, planned: PersonMerge, cell: Callable[[str, Any], bytes]) -> Self:
+    def of_plan(
+        cls, planned: PersonMerge, cell: Callable[[str, Any], bytes], known_ms: int | None
+    ) -> Self:
         """The guard of what a plan sends to a person."""
         return cls(
             {
@@ -358,14 +364,22 @@ class Guard:
                 if each.theirs is UNKNOWN
                 else cell(_read_as(each.name), each.theirs)
                 for each in planned.to_send
-            }
+            },
+            known_ms=known_ms,
         )
+
+    def accounting_for(self, updated_at_ms: int | None) -> Self:
+        """The same, where the last answer to a write of ours showed `updatedAt` like this."""
+        if self.known_ms is None or updated_at_ms is None:
+            return self
+        return replace(self, known_ms=max(self.known_ms, updated_at_ms))
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
         found = orjson.loads(stored)
         fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
-        return cls(fields, found["undoes"], tuple(found.get("conflicts", ())))
+        conflicts = tuple(found.get("conflicts", ()))
+        return cls(fields, found["undoes"], conflicts, found.get("known_ms"))
 
     def mismatches(self, theirs: Person, cell: Fingerprints) -> tuple[str, ...]:
         """The fields of a plan that `theirs`, a copy, shows otherwise; what a copy doesn't have
@@ -373,8 +387,17 @@ class Guard:
         return tuple(
             name
             for name, before in self.fields.items()
-            if _read_as(name) in theirs.fields and not _matches(name, before, theirs, cell)
+            if _read_as(name) in theirs.fields and not self.is_met(name, before, theirs, cell)
         )
+
+    def is_met(self, name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
+        """Whether a field of a plan is as it was when the plan was made, as far as can be told."""
+        read_as = _read_as(name)
+        if before is not None:
+            return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before
+        if self.known_ms is None or theirs.updated_at_ms is None:
+            return True
+        return read_as not in theirs.fields or theirs.updated_at_ms <= self.known_ms
 
     def changed_reason(self, conflicts: Collection[str], prospect_id: str | None) -> str:
         """Why fields that don't match aren't sent."""
@@ -405,7 +428,7 @@ def guarded(
         if (each := found.get(name)) is not None
         and each.action is not FieldAction.EQUAL
         and each.why is not Why.MERGES
-        and (each.action is not FieldAction.SEND or not _matches(name, before, theirs, cell))
+        and (each.action is not FieldAction.SEND or not guard.is_met(name, before, theirs, cell))
     )
     left = tuple(
         each
@@ -417,13 +440,6 @@ def guarded(
 
 def _read_as(name: str) -> str:
     return "labels" if name in LABEL_EDITS else name
-
-
-def _matches(name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
-    read_as = _read_as(name)
-    if before is None:
-        return True
-    return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before
 
 
 def _undone(

@@ -414,6 +414,8 @@ class Sender:
         if receipt and row.prospect_id is None and self._lost_contacts(row):
             row.must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
+        if row.guard is not None:
+            row.guard = row.guard.accounting_for(row.accepted_updated_at_ms)
         looks = self._options.mode == "update-only" or row.must_exist is not None
         looks = looks or (self._options.looks_first and receipt is None)
         is_found = row.prospect_id is not None or lacks_names(orjson.loads(row.write.body))

@@ -128,6 +128,34 @@ def test_a_plan_that_is_kept_counts_the_look_ups_of_its_application(
     assert shown.summary["would_request"] == 2
 
 
+def test_who_was_edited_since_is_a_conflict_where_no_pull_has_read_them(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """Pushed, planned, and edited before the plan is applied: the plan shows `?` for what is there,
+    but `updatedAt` shows who changed since. The others are no conflict: one who was edited before,
+    and one with two rows, the second of which follows our own write."""
+    path = plan.with_name("people.csv")
+    lines = [f"{name},X,{name.lower()}@example.net,,Dr,Old," for name in ("Eva", "Fay", "Gus")]
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    with results_waiting(settings):
+        assert counts(push(settings, PushRequest(file=str(path)))) == {"created": 3}
+    eva, fay, gus = (
+        next(id_ for id_, each in people(sandbox).items() if each["firstName"] == name)
+        for name in ("Eva", "Fay", "Gus")
+    )
+    sandbox.store.update("prospects", fay, {"company": "Edited before"})
+    new = [line.replace("Old", "New") for line in lines]
+    make_plan(settings, plan, *new, new[2].replace("Dr", "Prof"))
+    sandbox.store.update("prospects", eva, {"company": "Edited since"})
+    report = applied(settings, plan)
+    assert counts(report) == {"failed": 1, "updated": 3}
+    now = people(sandbox)
+    assert [now[each]["company"] for each in (eva, fay, gus)] == ["Edited since", "New", "New"]
+    assert now[gus]["title"] == "Prof"
+    (conflict,) = [each for each in report.noteworthy if each.status == "failed"]
+    assert (conflict.message or "").startswith(f"conflict: company of prospect {eva} changed")
+
+
 def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, plan: Path):
     """A creation that meets somebody changes nothing."""
     make_plan(settings, plan, "Gil,X,gil@example.org,,Prof,,")
