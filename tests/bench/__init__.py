@@ -1,4 +1,4 @@
-"""The numbers the design promises, measured beside their yardsticks: `make bench`.
+"""The numbers the design promises, measured next to their yardsticks: `make bench`.
 
 Each module has `run() -> list[Row]`. Ratios are taken within one run on one machine, since a
 single absolute time says more about the machine than about the code.

@@ -1,5 +1,5 @@
 """10,000 updates among 120,000 people, with a copy of yesterday, by a push that lasts longer than
-what it reads stays fresh; beside it, another account's plan of rows without names is applied.
+what it reads stays fresh; meanwhile, another account's plan of rows without names is applied.
 
 What counts as fresh (`writes.fresh_s`) is five minutes instead of fifteen.
 """
@@ -160,7 +160,7 @@ def _other_row(
     wrong = account.wrong(wanted)
     told = (planned["would_update"], applied["updated"])
     return Row(
-        f"beside it, another account's plan of {_OTHERS_UPDATED:,} rows without names applied",
+        f"meanwhile, another account's plan of {_OTHERS_UPDATED:,} rows without names applied",
         f"{posts:,} POSTs, {scans} scans and {looks} looks; {told[0]:,} planned, {told[1]:,} "
         f"updated, {wrong} people wrong",
         "as planned, each once",

@@ -1,5 +1,5 @@
 """The scheduler in real time: windows scaled to 30/3 s + 120/30 s, 50 ms latency, a server that
-counts exactly, and pyrate-limiter's bucket for several processes beside it in the same run."""
+counts exactly, and pyrate-limiter's bucket for several processes in the same run."""
 
 from __future__ import annotations
 

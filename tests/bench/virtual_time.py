@@ -138,7 +138,7 @@ def _too_high(kind: str, factor: int, headers: str) -> Scenario:
 
 
 def beside_pulls() -> Iterator[Row]:
-    """A 50,000-request push beside an hourly pull of 600 pages, one after another."""
+    """A 50,000-request push, with an hourly pull of 600 pages, one after another."""
     beside = scenarios.push_beside_pulls(50_000, 600)
     alone_s, times_s = beside.pull_times_s[0], beside.pull_times_s[2:]
     slowest = max(times_s) / alone_s

@@ -222,7 +222,8 @@ def edits_additions_and_deletions_land(script: Script) -> None:
 
 @step
 def returns_and_other_types_land(script: Script) -> None:
-    """Who is back isn't flagged any more; a value of another type lands beside its column."""
+    """A person who is back is no longer flagged; a value of another type lands in a variant
+    column."""
     store = script.sandbox.store
     for resource, record in script.gone.items():
         store.put(resource, record)
@@ -284,7 +285,7 @@ def a_query_sends_what_it_changes(script: Script) -> None:
 
 @step
 def people_are_matched_by_email_and_by_phone(script: Script) -> None:
-    """However the file writes them; nobody is created twice, nobody is taken for another."""
+    """However the file writes them; no one is created twice or taken for another person."""
     people = [
         each
         for each in script.sandbox.store.all("prospects")

@@ -17,7 +17,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 PHONE_PX = 390
-# what a page looks like to who opens it, told through the title of the frame around it
+# what a page shows, reported through the title of the frame around it
 FRAME = """<meta charset="utf-8">
 <iframe src="report.html" style="width:{width}px;height:4000px;border:0" onload="
   const page = this.contentDocument, all = [...page.querySelectorAll('*')];

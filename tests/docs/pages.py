@@ -61,7 +61,7 @@ def codes(cell: str) -> list[str]:
 
 
 def pages() -> list[Page]:
-    """README, the pages beside it, and all of docs/."""
+    """README, the pages next to it, and all of docs/."""
     names = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
     names += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [page(name) for name in names]

@@ -55,7 +55,7 @@ def test_cron_mails_nothing_while_all_is_well_and_log_lines_when_it_is_not(
     home: tuple[Path, dict[str, str]],
 ):
     """Each line as cron runs it, through sh, far from the project: it mails whatever is printed.
-    A push with a bad row, a push whose file is gone, a second run beside the first, old data."""
+    A push with a bad row, a push whose file is gone, a second run during the first, old data."""
     folder, environment = home
 
     def cron(command: str) -> str:

@@ -54,7 +54,7 @@ def test_the_first_screen_is_what_make_sync_prints(readers_project: ReadersProje
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500,
     )  # fmt: skip
     screen = README.text.partition("$ make sync\n```\n```\n")[2].partition("```")[0]
-    # on a busy machine a few minutes, or a second of waiting, which is told from one second on
+    # on a busy machine a few minutes, or a second of waiting, which is shown from one second on
     took = r"(?<=requests in )(\d+ (h|min) ?)*([\d.]+ s)?(, .* of them waiting)?(?=\.$)"
     shown, printed = (re.sub(took, "", text, flags=re.M) for text in (screen, done.stdout))
     assert len(shown.splitlines()) > 5

@@ -16,7 +16,7 @@ from tests.docs.browser import CHROMIUM, PHONE_PX, Browser
 EVIL = (
     "</script></title><script>document.title='taken'</script><img src=/x onerror=alert(1)>\"'&lt;"
 )
-# what somebody does on the page; each ends with what they then see
+# what a reader does on the page; each ends with what they then see
 ACTIONS = """
     search(text) { const box = page.getElementById('search'); box.value = text;
       box.dispatchEvent(new Event('input')); return this.seen(); },

@@ -55,7 +55,7 @@ def test_light_and_dark_follow_the_reader(browser: Browser):
 
 
 def test_nothing_that_something_is_called_becomes_markup(browser: Browser):
-    """Errors, reasons, accounts, destinations: shown as they are written, run by nobody."""
+    """Errors, reasons, accounts, destinations: shown as they are written, never run."""
     seen = browser.look(render(evil()))
     assert (seen["scripts"], seen["handlers"]) == (0, 0)
     assert seen["title"] == "HiringCenter connector report"

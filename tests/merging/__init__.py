@@ -1,1 +1,1 @@
-"""Histories of pushes beside recruiters: the rules of the merge, simulated in memory."""
+"""Histories of pushes while recruiters edit: the rules of the merge, simulated in memory."""

@@ -151,7 +151,7 @@ class History:
             self.center.merge_people(stays, goes)
 
     def _steal(self, one: int, two: int, three: int) -> None:
-        """A recruiter gives somebody the contact of somebody else."""
+        """A recruiter gives one person the contact of another."""
         gets, had = self._anybody(one), self._anybody(two)
         name = ("email", "phone")[three % 2]
         if gets and had and gets is not had and had.fields[name]:

@@ -114,8 +114,8 @@ def contacts(says: dict[str, Any]) -> list[Contact]:
 
 @dataclass
 class Result:
-    """status: row number → status. kept, reported: (row number, field) that people were told to be
-    kept, and told of at all."""
+    """status: row number → status. kept, reported: (row number, field) reported as kept,
+    and reported at all."""
 
     status: dict[int, str] = field(default_factory=dict)
     reported: set[tuple[int, str]] = field(default_factory=set)
@@ -263,7 +263,7 @@ class ModelPush:
         return None
 
     def _is_new(self, row: FileRow) -> bool:
-        """Whether a row whose person nobody knows is about a new one; else it has its outcome."""
+        """Whether a row about an unknown person is about a new one; else it has its outcome."""
         said = row.says()
         if not self._own(row):
             is_lost = (said.get("firstName"), said.get("lastName")) in self.orphans
@@ -278,7 +278,7 @@ class ModelPush:
     def _of_one_person(
         self, group: list[FileRow], item: dict[str, Any] | None, id_: str
     ) -> list[FileRow]:
-        """The rows without those that seem to be about somebody else."""
+        """The rows without those that seem to be about another person."""
         stays: list[FileRow] = []
         for row in group:
             says = row.says()
@@ -419,7 +419,7 @@ class ModelPush:
             self._accepted(write, item, merged)
 
     def _met(self, write: OpenWrite, item: dict[str, Any], merged: PersonMerge | None) -> None:
-        """A write that only creates has met somebody: ours, if created not before we sent it."""
+        """A write that only creates has met a person: ours, if created not before we sent it."""
         if fate_of_creation(item, write.sent_ms) is Verdict.APPLIED:
             self._accepted(write, item, None, is_answer=False)
             return
@@ -438,7 +438,7 @@ class ModelPush:
         *,
         is_answer: bool = True,
     ) -> None:
-        """is_answer: else the person was read later, and may show somebody's edit."""
+        """is_answer: else the person was read later, and may show a recruiter's edit."""
         copied = self.copy.people.get(item["id"])
         own = OwnWrite(self.center.now_ms, item["updatedAt"], copied.updated_ms if copied else None)
         shown = new_shown(write.sent, item, printed) if is_answer else {}
@@ -524,7 +524,7 @@ class ModelPush:
             self.ledger.own[write.person] = OwnWrite(self.center.now_ms)
             self._settle(write.rows, write.settles, write.person, {}, write)
             self.ledger.open.remove(write)
-            for row in write.rows:  # told once, as uncertain
+            for row in write.rows:  # reported once, as uncertain
                 for name, value in (*row.cells.items(),):
                     if any(same_value(name, said.get(name), value) for said in write.says):
                         row.dirty.discard(name)

@@ -235,7 +235,7 @@ class HiringCenter:
             )  # nothing says that they aren't the row's
             if moved_ms < since_ms and not has_both:
                 self.faults.append(f"another person: {said} on {person}")
-            person.humans |= {row.human for row in rows}  # nobody can tell them apart any more
+            person.humans |= {row.human for row in rows}  # they can't be distinguished any more
         for name, value in said.items():
             if not 0 < person.edited.get(name, 0) < since_ms or same_value(
                 name, value, person.fields[name]

@@ -1,4 +1,4 @@
-"""Whatever people, pulls and pushes do to each other: nobody's edit is overwritten by an unchanged
+"""Whatever people, pulls and pushes do to each other: no edit is overwritten by an unchanged
 cell, every changed cell is sent or reported, nothing is sent at rest, no stranger is created, and
 no other person is overwritten."""
 
@@ -28,7 +28,7 @@ def test_no_history_breaks_a_promise():
 )
 def test_the_histories_notice_a_missing_rule(rule: str, fault: str):
     """Each rule is there for a history that breaks without it: settled cells become the base; two
-    people behind one contact are told apart; an old copy isn't trusted for names and contacts."""
+    people behind one contact are kept apart; an old copy isn't trusted for names and contacts."""
     for number in range(FIRST, FIRST + 300):
         steps = random_steps(random.Random(number), LENGTH)
         if any(each.startswith(fault) for each in judged(number, steps, settings={rule: False})):

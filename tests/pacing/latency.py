@@ -22,7 +22,7 @@ from connector.settings import RateLimit
 
 _ROOM = [RateLimit(1_000_000, 60.0), RateLimit(10_000_000, 3600.0)]
 _SETTLE_S = 1.0
-"""Interpreters start one after another; nobody is timed meanwhile."""
+"""Interpreters start one after another; none is timed meanwhile."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a process does that sends requests at the pace of a limiter, and tells how it went."""
+"""A process that sends requests at the pace of a limiter, and reports how it went."""
 
 from __future__ import annotations
 

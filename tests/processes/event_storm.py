@@ -1,6 +1,6 @@
 """Thousands of deliveries to a receiver that is killed, while drains are killed too.
 
-Some come twice, some out of order, some are forged, and for a while nobody receives them. What is
+Some come twice, some out of order, some are forged, and for a while no receiver runs. What is
 checked holds whenever the kills happen; when they do is left to chance.
 """
 

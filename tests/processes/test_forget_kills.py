@@ -1,4 +1,4 @@
-"""Forgets that are killed, or begun beside a push: nothing of the person is left."""
+"""Forgets that are killed, or begun during a push: nothing of the person is left."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_killed_forget_is_done_to_the_end_by_the_next_one(tmp_path: Path):
 @pytest.mark.slow
 def test_a_forget_begun_while_a_push_sends_the_person_waits_for_it(tmp_path: Path):
     """The answer to their row is held back until the forget has its own lock, and so waits for the
-    push's. The push ends well; then nothing of them is left, and a full pull brings nobody back."""
+    push's. The push ends well; then nothing of them is left, and a full pull brings no one back."""
     folder = made_folder(tmp_path / "run")
     people_file(tmp_path)
     sent, answers = threading.Event(), threading.Event()

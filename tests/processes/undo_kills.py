@@ -274,7 +274,7 @@ _LEFT = ("failed", "rejected")
 
 
 def _blank(number: int) -> dict[str, Any]:
-    """Somebody whom the file creates, before its values."""
+    """A person whom the file creates, before its values."""
     who = {"firstName": f"N{number}", "lastName": "X", "email": f"n{number}@example.org"}
     return {**dict.fromkeys(_FIELDS), "labels": [], **who}
 

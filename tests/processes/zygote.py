@@ -121,7 +121,7 @@ class Zygote:
         return self._forks.ask(command)
 
     def child(self, *arguments: str) -> Child:
-        """Start one beside others: unlike with `start`, it is for the caller to end it."""
+        """Start one in parallel: unlike with `start`, the caller ends it."""
         pid = self.start(*arguments)
         self._is_running = False
         return Child(self, pid)
@@ -155,7 +155,7 @@ class Zygote:
 
 @dataclasses.dataclass(frozen=True)
 class Child:
-    """A command that runs beside others."""
+    """A command that runs in parallel with others."""
 
     zygote: Zygote
     pid: int
@@ -254,7 +254,7 @@ def signalled(
 
 
 def _is_caught(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal; False where the system doesn't tell."""
+    """Whether a process has a handler for a signal; False where the system doesn't show it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -44,7 +44,7 @@ class FakeApi:
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
     numbers_ids: ids are integers. merges_labels: they are added to those that are there.
     shows_labels_as_text: separated by commas. says_created: of whom it has updated, too; None: of
-    nobody. names_no_one: its answers to writes have no id. shows_no_times: people have no
+    no one. names_no_one: its answers to writes have no id. shows_no_times: people have no
     `updatedAt`. on_match: what a match answers with `update: false`: `existing` (200 and the person
     as they are), `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how
     many requests there were; pages are those of scans. before_post: what recruiters do between a

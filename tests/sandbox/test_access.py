@@ -13,7 +13,7 @@ from tests.sandbox.conftest import Serve, items
 
 @pytest.mark.parametrize("header", [None, "", "Bearer wrong", "sandbox-key", "Basic sandbox-key"])
 def test_nothing_is_shown_without_the_key(serve: Serve, header: str | None):
-    """401 with the `Error` schema on every path, and no rate headers: nobody is identified."""
+    """401 with the `Error` schema on every path, and no rate headers: no account is identified."""
     sandbox, _ = serve(windows=((1, 60),))
     headers = {} if header is None else {"Authorization": header}
     with httpx.Client(base_url=sandbox.url, headers=headers, verify=False) as stranger:

@@ -64,7 +64,7 @@ def test_the_data_is_as_odd_as_reality():
 
 
 def test_contacts_of_generated_people_are_unique():
-    """Or a push would update somebody by accident."""
+    """Or a push would update a person by accident."""
     rows = _store(prospects=3000).all("prospects")
     for contact in ("email", "phone"):
         values = [row[contact].lower() for row in rows if row[contact]]

@@ -54,7 +54,7 @@ def test_a_match_by_email_or_phone_is_updated(serve: Serve, contact: dict[str, s
 
 
 def test_generated_people_match_too(serve: Serve):
-    """Also after their email moved to somebody else."""
+    """Also after their email moved to another person."""
     sandbox, client = serve(prospects=30)
     person = next(row for row in sandbox.store.all("prospects") if row["email"])
     answer = client.post("/prospects", json={**JANE, "email": person["email"].upper()})
@@ -176,7 +176,7 @@ ACTIVITIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("resource", ACTIVITIES)
 def test_activities_belong_to_a_prospect(serve: Serve, resource: str):
-    """201 each time; 404 for nobody; 400 for each required field that is missing."""
+    """201 each time; 404 for an unknown person; 400 for each required field that is missing."""
     sandbox, client = serve()
     prospect = sandbox.store.all("prospects")[0]["id"]
     payload = {"prospectId": prospect, **ACTIVITIES[resource]}

@@ -192,7 +192,9 @@ class MemoryLedger:
                 self._end(permit, permit.deadline_s)
 
     def _facts(self, now_s: float) -> permits.Facts:
-        limited = feedback.width(self.state, now_s) is not None  # else nobody asks who is in flight
+        limited = (
+            feedback.width(self.state, now_s) is not None
+        )  # else what is in flight isn't asked
         return permits.Facts(
             now_s=now_s,
             live=[
@@ -252,7 +254,7 @@ def free_at_s(ends_s: Sequence[float], window: Window, allowed: int) -> float | 
     """When at most `allowed` of the requests answered at `ends_s` (ascending) still count.
 
     None when `allowed` is negative: requests that are still unanswered take all the room, and
-    nobody knows when those will end.
+    it is unknown when those will end.
     """
     if allowed < 0:
         return None

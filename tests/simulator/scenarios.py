@@ -246,7 +246,7 @@ def any_roomy(seed: int) -> Scenario:
 
 @dataclass(frozen=True)
 class Beside:
-    """A push beside pulls that come at an interval. pull_times_s: how long each took.
+    """A push, with pulls that come at an interval. pull_times_s: how long each took.
 
     hourly: requests accepted in each full hour of the push.
     """

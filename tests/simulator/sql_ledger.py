@@ -80,7 +80,7 @@ class SqlLedger:
         self._of(permit.owner).exchange(Request(wants={}, unsent=[permit.id]))
 
     def died(self, owner: str) -> None:
-        """SIGKILL: its rows stay; nobody asks for it any more."""
+        """SIGKILL: its rows stay; no thread asks for it any more."""
         self._ledgers.pop(owner, None)
 
     def _of(self, owner: str, now_s: float | None = None) -> Ledger:

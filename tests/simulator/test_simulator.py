@@ -106,7 +106,7 @@ def test_the_optimum_of_ten_thousand_is_73_minutes():
 
 
 def test_alone_feedback_changes_not_one_grant():
-    """The same grants at the same times as when nobody listens (once the first has answered)."""
+    """The same grants at the same times as when no client listens (once the first has answered)."""
     assert _grants(listens=True) == _grants(listens=False)
 
 
@@ -116,7 +116,7 @@ def _grants(*, listens: bool) -> tuple[float, ...]:
 
 
 def evenly(_now_s: float) -> float:
-    """Somebody's 150 requests a minute, in requests per second."""
+    """Another program's 150 requests a minute, in requests per second."""
     return 2.5
 
 
@@ -211,7 +211,7 @@ def test_simulated_permits_of_a_killed_process_return_at_their_deadline():
 
 
 def test_a_pull_beside_a_long_push_is_hardly_slower_than_alone():
-    """Pulls of 100 pages every ten minutes beside a push that takes every slot it may."""
+    """Pulls of 100 pages every ten minutes during a push that takes every slot it may."""
     beside = push_beside_pulls(4000, 100, every_s=600.0)
     alone_s, *rest = beside.pull_times_s
     assert beside.refused == 0

@@ -234,7 +234,7 @@ class Process:
 
 
 def spend(world: World, rate: Callable[[float], float], *, until: Callable[[], bool]) -> None:
-    """Somebody else's requests, Poisson with `rate(now_s)` per second (0: looks again in 1 s)."""
+    """Another program's requests, Poisson with `rate(now_s)` per second (0: looks again in 1 s)."""
 
     def arrive() -> None:
         if until():

@@ -1,4 +1,4 @@
-"""Clocks: the fake one moves when told, and both stop waiting when asked."""
+"""Clocks: the fake one moves when set, and both stop waiting when asked."""
 
 from __future__ import annotations
 

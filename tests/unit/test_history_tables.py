@@ -180,7 +180,7 @@ def test_a_deletion_ends_a_version_and_who_comes_back_has_another(rig: Rig):
 
 
 def test_who_was_deleted_while_their_table_was_dropped_has_no_open_version(rig: Rig):
-    """A table that somebody has dropped is filled again without them, so nothing flags them: a full
+    """A table that was dropped by hand is filled again without them, so nothing flags them: a full
     scan that is proven complete ends their versions, and no other scan does."""
     rig.prepare()
     rig.land(10, a("1"), a("1") | {"id": "b"})

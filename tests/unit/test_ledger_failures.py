@@ -1,4 +1,4 @@
-"""A ledger that can't be used is a clear error, and never a request that nobody paced."""
+"""A ledger that can't be used is a clear error, and never an unpaced request."""
 
 from __future__ import annotations
 

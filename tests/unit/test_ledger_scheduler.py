@@ -352,7 +352,7 @@ def test_a_permit_carries_the_time_until_when_it_may_be_used(tmp_path: Path):
 
 
 def test_unsent_permits_are_free_for_others_at_once(tmp_path: Path):
-    """One slot, given back by who could not connect, serves the next without a wait."""
+    """One slot, given back by a thread that couldn't connect, serves the next without a wait."""
     clock = FakeClock()
     with opened(tmp_path, (1, 600.0), clock=clock) as budget:
         budget.unsent(budget.permit(Lane.PULL))

@@ -68,7 +68,7 @@ def test_json_holds_the_same_facts():
 
 def test_bars_are_as_long_as_their_window():
     """Pull, push and free fill one bar of 40 cells, whatever the share; without colors (NO_COLOR)
-    their signs tell them apart."""
+    their signs distinguish them."""
     console = Console(file=io.StringIO(), width=200)
     for line in as_bars(STATE, None, NOW):
         console.print(line)

@@ -62,7 +62,7 @@ def test_a_second_holder_is_refused_and_the_first_is_named(url: str):
 
 
 def test_a_lost_lock_is_noticed_by_its_fence(url: str):
-    """A holder whose lock somebody else took since can't write any more."""
+    """A holder whose lock another process took since can't write any more."""
     database = Database(url)
     with take_lock(database, "push", run_id="first") as first, database.write() as connection:
         first.check(connection)

@@ -119,7 +119,7 @@ def _spoil(path: Path, fault: str) -> None:
 def test_an_untrusted_file_further_up_is_skipped_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Somebody's /tmp/.env must neither redirect nor stop who works below /tmp."""
+    """Another user's /tmp/.env must neither redirect nor stop work below /tmp."""
     write(tmp_path / "home-of-mine/.env", "HIRINGCENTER_DATASET=mine\n")
     evil = write(
         tmp_path / "home-of-mine/shared/.env", "HIRINGCENTER_BASE_URL=https://evil.example\n"
@@ -160,7 +160,7 @@ def test_the_users_own_private_group_may_write(tmp_path: Path):
     path = write(tmp_path / ".env", "HIRINGCENTER_DATASET=mine\n", mode=0o660)
     os.chown(path, -1, pwd.getpwuid(os.geteuid()).pw_gid)
     assert load().dataset == "mine"
-    os.chown(path, -1, 100)  # `users`: everybody's
+    os.chown(path, -1, 100)  # `users`: every user's
     with pytest.raises(UntrustedFile, match="group"):
         load()
 

@@ -132,7 +132,7 @@ def test_what_is_no_share_is_refused(text: str):
 
 
 def test_too_many_wrong_rows_and_too_few_compared_differ():
-    """Wrong rows that are more than allowed are one thing, too few rows to tell another."""
+    """Wrong rows that are more than allowed are one thing, too few rows to decide another."""
     assert verdict(0.0099, 0.0, 0.01) == "within"
     assert verdict(0.05, 0.0, 0.01) == "too_few"
     assert verdict(0.05, 0.02, 0.01) == "above"

@@ -1,4 +1,4 @@
-"""The state directory: private, one per user, never somebody else's folder, and moved once."""
+"""The state directory: private, one per user, never another user's folder, and moved once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_two_states_that_both_know_what_was_sent_are_refused_with_the_ways_out(t
 
 
 def test_a_state_without_history_gives_way(tmp_path: Path):
-    """Somebody has only asked `status` from another folder before the upgrade."""
+    """A user has only asked `status` from another folder before the upgrade."""
     open_state_dir(default_state_dir())
     assert receipts(open_state_dir(default_state_dir(), old=unpack(tmp_path))) == 3
 

@@ -103,7 +103,7 @@ def test_an_answer_to_a_repeated_write_says_so_and_whether_it_is_a_replay(bench:
 
 
 def test_the_servers_time_ignores_steps_of_our_wall(bench: Bench):
-    """The clock going back two hours here doesn't matter there: the server's time tells what was
+    """The clock going back two hours here doesn't matter there: the server's time shows what was
     changed before a write."""
     dated = answer(200, {"items": []}, headers=["Date: Thu, 09 Oct 2025 08:53:20 GMT"])
     client = bench.serve(dated)

@@ -53,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
     mask = os.umask(0o022)
     yield run_command
     os.umask(mask)
-    structlog.reset_defaults()  # it would go on writing to this test's captured stderr
+    structlog.reset_defaults()  # it would keep writing to this test's captured stderr
     logging.getLogger().handlers.clear()
 
 

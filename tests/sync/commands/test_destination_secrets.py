@@ -27,7 +27,7 @@ _ACCOUNT = {
     "client_email": f"{USER}@acme-data.iam.gserviceaccount.com",
 }  # fmt: skip
 
-# nobody listens at port 1: each of these pulls fails at its destination
+# no server listens at port 1: each of these pulls fails at its destination
 SHAPES: dict[str, tuple[str, Mapping[str, str]]] = {
     "URL": ("postgres", {_PG: f"postgresql://{USER}:{SECRET}@127.0.0.1:1/sales"}),
     "password in the query": (

@@ -78,7 +78,7 @@ def test_a_command_with_many_options_lists_them_by_what_they_are_for(run: Run):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_h_is_help(run: Run, command: str):
-    """As in most programs. On 80 columns it has each option beside its text."""
+    """As in most programs. On 80 columns it has each option next to its text."""
     short = run(command, "-h")
     assert (short.code, short.out) == (0, run(command, "--help").out)
     lines = short.out.splitlines()
@@ -93,7 +93,7 @@ def test_h_is_help(run: Run, command: str):
     ("words", "completed"), [("pu", ["pull", "push"]), ("pull --take", ["--take-over"])]
 )
 def test_shells_complete_commands_and_options(words: str, completed: list[str]):
-    """As `--install-completion` tells the shell to ask."""
+    """As the shell asks after `--install-completion`."""
     asked = {
         "_HIRINGCENTER_COMPLETE": "complete_bash", "COMP_WORDS": f"hiringcenter {words}",
         "COMP_CWORD": str(len(words.split())),

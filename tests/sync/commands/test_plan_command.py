@@ -106,8 +106,8 @@ def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, 
 def test_each_row_shows_what_it_would_change(
     run: Run, server: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Old and new value of each field, the labels that go, what stays as somebody has changed it,
-    and the note; what isn't known is found out first, once the copy isn't fresh."""
+    """Old and new value of each field, the labels that go, what stays as a recruiter has changed
+    it, and the note; what isn't known is found out first, once the copy isn't fresh."""
     with results_waiting(load()):
         assert run("push", str(people), "-q").code == 3
     ids = {each["firstName"]: each["id"] for each in server.store.all("prospects")}
@@ -225,7 +225,7 @@ def test_a_note_that_was_pushed_since_is_not_applied_again(
 
 
 def test_an_unknown_account_of_a_key_names_what_to_run(run: Run, sandbox: Sandbox):
-    """A request would tell; a plan makes none."""
+    """A request would show it; a plan makes none."""
     ended = run("plan", str(INPUTS / "floats.csv"), "--json")
     assert (ended.code, len(sandbox.requests)) == (2, 0)
     assert "Run `hiringcenter check`" in ended.summary["error"]["message"]
@@ -246,7 +246,7 @@ def test_a_dry_run_shows_the_same(run: Run, people: Path):
 
 
 def test_a_plan_needs_no_lock(run: Run, server: Sandbox, people: Path):
-    """It may run beside a push."""
+    """It may run during a push."""
     with results_waiting(load()):
         assert run("push", str(people), "-q").code == 3
     database = outbox_database(load())

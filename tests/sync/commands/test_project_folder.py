@@ -22,7 +22,7 @@ BINARY = Path(sys.executable).with_name("hiringcenter")
 def test_dlts_credentials_are_those_of_the_project(
     sandbox: Sandbox, tmp_path: Path, postgres_url: str
 ):
-    """`.dlt/secrets.toml` beside the settings counts, wherever the command is typed; one in the
+    """`.dlt/secrets.toml` next to the settings counts, wherever the command is typed; one in the
     working folder is another project's."""
     project = tmp_path / "project"
     for folder in (project / ".dlt", project / "reports/.dlt"):

@@ -123,7 +123,7 @@ def test_an_unknown_option_is_exit_2_with_json_too(run: Run, sandbox: Sandbox):
 def test_a_second_pull_and_a_forget_meet_the_lock(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    """Exit 75, naming the holder; no request is sent, and nobody is forgotten. A forget has waited
+    """Exit 75, naming the holder; no request is sent, and no one is forgotten. A forget has waited
     before, a minute elsewhere."""
     monkeypatch.setattr("pipelines.running.session.LOCK_WAIT_S", 0.0)
     settings = load()
@@ -181,7 +181,7 @@ def test_status_shows_age_and_exits_1_where_it_is_too_high(run: Run, sandbox: Sa
 
 def test_runs_lists_and_shows_one(run: Run, sandbox: Sandbox):
     """Newest first, ids whole at 80 columns; one run with its reasons, by as much of its id as
-    tells it apart; an unknown id, or one of several runs, is exit 2."""
+    is enough; an unknown id, or one of several runs, is exit 2."""
     run_ids = [run("pull", "notes", "--json").summary["run_id"] for _ in range(2)]
     listed = run("runs", "--json").summary["runs"]
     assert [record["run_id"] for record in listed] == run_ids[::-1]

@@ -28,7 +28,7 @@ URL = "https://hooks.example.com/in"
 
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
-    """Configured as everybody's, and pulled by nobody."""
+    """Configured for every account, and pulled by none."""
     with Sandbox(SandboxOptions(prospects=30, notes=0, tasks=0, meetings=0)) as running:
         monkeypatch.setenv("HIRINGCENTER_API_KEY", running.api_key)
         monkeypatch.setenv("HIRINGCENTER_BASE_URL", running.url)
@@ -52,7 +52,7 @@ def test_subscribing_shows_the_secret_once_and_where_it_belongs(sandbox: Sandbox
 def test_the_secret_can_be_saved_beside_those_that_are_there(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ):
-    """Into a file that nobody else can read, whose other lines stay."""
+    """Into a file that no other user can read, whose other lines stay."""
     ended = run("webhooks", "subscribe", URL, "--save", "--json")
     (created, updated) = (each.secrets[0] for each in sandbox.webhooks.subscriptions.values())
     assert "secrets" not in ended.summary

@@ -184,7 +184,7 @@ def _key(puller: Puller, lists: tuple[str, ...]) -> str:
 
 
 def _adopt_copy(settings: Settings) -> None:
-    """The published file is told apart from another's by its inode, which a copy doesn't share."""
+    """The published file is recognized by its inode, which a copy doesn't share."""
     for noted in settings.state_dir.glob("work/*/published.json"):
         found = settings.duckdb_path.stat()
         stamp = [found.st_ino, found.st_size, found.st_mtime_ns]

@@ -103,7 +103,7 @@ def test_files_removed_while_a_pull_runs_cost_nothing(puller: Puller):
 
 
 def test_a_load_that_is_repeated_doubles_no_row(puller: Puller):
-    """Its rows were inserted, and dlt could not note that the package is complete."""
+    """Its rows were inserted, and dlt couldn't note that the package is complete."""
     rows = Batch("a", [{"id": "1", "name": "a"}], COLUMNS)
     with Destination(puller.settings) as destination:
         destination.load([Batch("b", [{"id": "1", "name": "b"}], COLUMNS)])

@@ -157,7 +157,7 @@ def test_a_legacy_list_whose_last_page_names_its_last_row_ends(puller: Puller, b
 
 def test_rows_that_can_not_be_looked_at_stay_undecided(puller: Puller, between: Between):
     """They left the list, and GET answers 403, 500, or 200 without the record: warnings, exit 0,
-    and what is proven deleted beside them is flagged."""
+    and what else is proven deleted is flagged."""
     puller.change(http=HttpSettings(retry_total_s=1.0))
     puller.pulled("prospects")
     ids = [record["id"] for record in puller.sandbox.store.all("prospects")[:6]]
@@ -181,7 +181,7 @@ def test_rows_that_can_not_be_looked_at_stay_undecided(puller: Puller, between: 
     landed = landed_duckdb(puller.settings.duckdb_path, "prospects")
     assert landed.keys() & set(ids) == statuses.keys()
     between.asked.clear()
-    again = puller.pull_ok("prospects")  # which knows them, and asks once a day, or when told to
+    again = puller.pull_ok("prospects")  # which knows them, and asks once a day, or with --full
     assert _looks(between) == 0
     assert sum(again.warnings["prospects"].values()) == 3
     statuses.clear()

@@ -38,7 +38,7 @@ KINDS = (
     "edit", "told edit", "told edit", "create", "delete", "deliver", "redeliver", "drain", "drain",
     "edited drain", "page", "page", "land", "settle and die", "die",
 )  # fmt: skip
-# a page waits while somebody on it is looked up; somebody is edited while being looked up
+# a page waits while a person on it is looked up; a person is edited while being looked up
 STALE_PAGE = [("page", 0), ("told edit", 6), ("drain", 0), ("land", 0)]
 EDITED_MEANWHILE = [("told edit", 2), ("edited drain", 2)]
 NEW_IN_A_PART = [("page", 0), ("page", 0), ("land", 1), ("die", 0), ("create", 0), ("deliver", 0),

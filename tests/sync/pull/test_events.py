@@ -213,7 +213,7 @@ def test_each_full_scan_counts_what_events_have_missed(events: Followed):
 
 
 def test_the_poll_feed_shows_whom_no_event_has_named(events: Followed):
-    """Somebody who was created more than a minute ago; whoever it is is looked up."""
+    """A person who was created more than a minute ago, and is looked up."""
     events.trust()
     events.inbox.note_probe(events.account, now_ms=1, has_missed=False)
     made = events.puller.sandbox.store.create(
@@ -245,7 +245,7 @@ def test_a_drain_lands_and_publishes_whom_events_have_named(any_events: Followed
 
 
 def test_before_the_first_pull_a_drain_does_nothing(events: Followed):
-    """The first full scan reads everybody anyway."""
+    """The first full scan reads everyone anyway."""
     events.name("p1")
     report = events.drain()
     assert (report.looked_up, report.requests, report.waiting) == (0, 0, 1)
@@ -507,7 +507,7 @@ def test_drains_outlast_a_database_that_goes_away(
 
 def test_what_an_event_says_of_a_person_isnt_used(events: Followed):
     """A partial payload nulls nothing, and a wrong one changes nothing: the look-up decides. One in
-    which nobody is found is counted, and pulls scan prospects again."""
+    which no one is found is counted, and pulls scan prospects again."""
     people = events.trust()
     own = events.puller.settings.model_copy(update={"webhook_secrets": (SecretStr("secret-a"),)})
     app = asgi_app(own)
@@ -578,7 +578,7 @@ def test_a_receiver_killed_between_commit_and_answer_loses_and_doubles_nothing(
         events.assert_true()
 
 
-# --- beside a pull --------------------------------------------------------------------------------
+# --- during a pull --------------------------------------------------------------------------------
 
 
 def test_a_pull_and_a_drain_that_meet_are_both_done(events: Followed):
@@ -611,12 +611,12 @@ def test_a_pull_and_a_drain_that_meet_are_both_done(events: Followed):
     events.assert_true()
 
 
-# --- beside a full scan ---------------------------------------------------------------------------
+# --- during a full scan ---------------------------------------------------------------------------
 
 
 def test_who_came_while_a_scan_was_cut_is_neither_missed_nor_taken_for_deleted(events: Followed):
-    """A drain lands somebody new between two parts of a full scan, whose first part would have
-    listed them; and somebody who is deleted is flagged by it all the same."""
+    """A drain lands a new person between two parts of a full scan, whose first part would have
+    listed them; and a person who is deleted is flagged by it all the same."""
     people = events.trust()
     sandbox, store = events.puller.sandbox, events.puller.sandbox.store
 

@@ -98,7 +98,7 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert report.people == (ID,)
     assert report.exit_code == 0
     counted, removed = dry.summary["removed"], report.summary["removed"]
-    # publishing has put one more copy aside, into which somebody wrote
+    # publishing has put one more copy aside, into which a user wrote
     assert removed["put_aside"] > counted["put_aside"] > 0
     assert {**counted, "put_aside": 0} == {**removed, "put_aside": 0}
     assert counted == {
@@ -125,7 +125,7 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
 
 
 def test_where_scans_resume_outlives_a_person_whom_dlts_state_names(puller: Puller):
-    """What was saved beside dlt's state after it stays valid with it: no list is read again."""
+    """What was saved without dlt, after its state, stays valid with it: no list is read again."""
     add_person(puller.sandbox)
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
@@ -201,7 +201,7 @@ def test_hashed_contacts_are_found_and_blocked_and_unknown_people_are_kept_out(
     puller: Puller, installation: Path
 ):
     """`forget EMAIL` hashes as the settings do; by the id alone, hashes that landed are blocked.
-    Somebody of whom nothing is here is blocked as well, and no file is rewritten for that."""
+    A person of whom nothing is here is blocked as well, and no file is rewritten for that."""
     pull = puller.settings.pull
     own = pull.prospects.model_copy(update={"hash_columns": ("email", "phone")})
     puller.change_pull(prospects=own, hash_key=SecretStr("a long secret of this test"))

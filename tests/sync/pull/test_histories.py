@@ -38,8 +38,8 @@ def _rows(puller: Puller, sql: str) -> list[tuple[Any, ...]]:
 
 def test_versions_of_a_row_at_each_destination(any_puller: Puller):
     """Changed, with a new column, deleted, and back again; another order of labels is no version.
-    In the end the table is dropped by hand while a person is deleted: a version of nobody doesn't
-    stay open."""
+    In the end the table is dropped by hand while a person is deleted: a version without a person
+    doesn't stay open."""
     any_puller.change_pull(history=("prospects",))
     store = any_puller.sandbox.store
     one = store.create("prospects", {"firstName": "A", "title": "1", "labels": ["x", "y"]})

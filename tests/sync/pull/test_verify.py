@@ -84,7 +84,7 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
 
 def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
     """One request for each row and each count, and one for the account. Where too few rows were
-    compared to tell whether at most 1 % are wrong, the exit code is 3, and it says how many it
+    compared to show whether at most 1 % are wrong, the exit code is 3, and it says how many it
     takes."""
     puller.pulled()
     report = _verify(puller, requests=100, max_wrong=0.02)
@@ -116,7 +116,7 @@ def test_the_bound_covers_the_altered_rows(puller: Puller):
 
 def test_rows_edited_after_the_pull_are_late_and_others_take_their_place(puller: Puller):
     """They are neither right nor wrong: as many rows are compared as were asked for. Where all are
-    late, the run ends, and says that nothing can be told."""
+    late, the run ends, and says that nothing is shown."""
     puller.pulled("prospects")
     for each in _ids(puller, "prospects")[:5]:
         puller.sandbox.store.update("prospects", each, {"title": "edited"})

@@ -191,7 +191,7 @@ class ThirtyDays:
     def _check_row(
         self, truth: list[tuple[datetime, Content | None]], versions: list[Version]
     ) -> int:
-        """How many changes the row's versions tell of."""
+        """How many changes the row's versions show."""
         before: Version | None = None
         for version in versions:
             if before is not None:

@@ -35,7 +35,7 @@ _HEADER = "First Name,Last Name,E-mail,Phone,Title"
 
 
 def add_person(sandbox: Sandbox, **changes: Any) -> str:
-    """Somebody at the API, with a note; their id."""
+    """A person at the API, with a note; their id."""
     given = {
         "id": ID, "firstName": "Zacharias", "lastName": "Quintessenz", "email": EMAIL,
         "phone": PHONE, "title": "Mr", "company": None, "labels": [], "currentStageId": "stg_new",
@@ -61,7 +61,7 @@ def people_file(folder: Path, *more: str) -> Path:
 
 def scatter(settings: Settings) -> None:
     """What a pull, a push and an event leave at worst: an unsent write, a load package, a malformed
-    record, a damaged working file, a copy into which somebody wrote, somebody else's reject."""
+    record, a damaged working file, a copy into which a user wrote, another person's reject."""
     outbox = Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
     with closing(outbox), outbox.write() as connection:
         found = connection.execute(writes.select().where(writes.c.prospect_id == ID)).first()

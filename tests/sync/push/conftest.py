@@ -80,7 +80,7 @@ def results_wait(request: pytest.FixtureRequest, settings: Settings) -> Iterator
 
 
 def person(name: str, **fields: Any) -> dict[str, Any]:
-    """What HiringCenter has of somebody of this first name."""
+    """What HiringCenter has of a person with this first name."""
     given = {"firstName": name, "lastName": "X", "email": f"{name.lower()}@example.org"}
     blank = dict.fromkeys(("phone", "title", "company"))
     return {**blank, "labels": [], "currentStageId": "stg_new", **given, **fields}

@@ -34,7 +34,7 @@ def push_to(settings: Settings, path: Path, to: str = "notes", **options: Any) -
 
 
 def people(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """Those with a usable email that nobody else has."""
+    """Those with a usable email that no one else has."""
     found = [each for each in sandbox.store.all("prospects") if each.get("email")]
     return sorted(found, key=lambda each: str(each["id"]))
 

@@ -157,7 +157,7 @@ def test_who_was_edited_since_is_a_conflict_where_no_pull_has_read_them(
 
 
 def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, plan: Path):
-    """A creation that meets somebody changes nothing."""
+    """A creation that meets a person changes nothing."""
     make_plan(settings, plan, "Gil,X,gil@example.org,,Prof,,")
     gil = add(sandbox, "Gil", title="Dr")
     before = people(sandbox)
@@ -206,7 +206,7 @@ def test_what_a_pull_has_read_since_is_a_conflict_without_a_request(
 def test_equal_and_kept_cells_are_settled(
     settings: Settings, sandbox: Sandbox, team: Team, plan: Path
 ):
-    """After the apply, what somebody edits in a field that was equal stands against the file."""
+    """After the apply, what a recruiter edits in a field that was equal stands against the file."""
     ada = team.ids["Ada"]
     make_plan(settings, plan, "Ada,X,ada@example.org,,Dr,Old,")
     applied(settings, plan)

@@ -46,7 +46,7 @@ def sandbox(everybody: PulledOnce) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def pulled(everybody: PulledOnce, sandbox: Sandbox) -> Settings:
-    """Settings whose destination has everybody."""
+    """Settings whose destination has everyone."""
     return everybody.settings
 
 
@@ -64,7 +64,7 @@ def camel(name: str) -> str:
 
 
 def copy_to(settings: Settings, path: Path, options: str, zone: str) -> Path:
-    """The table as DuckDB's COPY writes it, by somebody's own clock."""
+    """The table as DuckDB's COPY writes it, in the user's time zone."""
     with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
         connection.execute(f"SET TimeZone = '{zone}'")
         connection.execute(f"COPY hiringcenter.prospects TO '{path}' ({options})")
@@ -157,8 +157,8 @@ def test_an_export_is_pushed_without_a_request(name: str, pulled: Settings, tmp_
 def test_edits_in_an_export_are_sent_and_nothing_else(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """One POST a person, with the edited field beside what finds them; the next push sends nothing,
-    also beside edits that recruiters have made since."""
+    """One POST a person, with the edited field and what finds them; the next push sends nothing,
+    also where recruiters have made edits since."""
     rows = records(pulled)
     alive = [row for row in rows if row["email"] and row["first_name"] and row["last_name"]]
     for row in alive[:5]:
@@ -166,7 +166,7 @@ def test_edits_in_an_export_are_sent_and_nothing_else(
     path = write_xlsx(tmp_path / "people.xlsx", rows)
     report = push_file(pulled, path)
     assert (report.exit_code, report.summary["updated"]) == (0, 5), report.noteworthy
-    assert report.summary["requests"] == 5  # the copy is fresh, so nobody is looked up
+    assert report.summary["requests"] == 5  # the copy is fresh, so no one is looked up
     sent = [orjson.loads(each.body) for each in posts(sandbox)]
     assert {each["title"] for each in sent} == {f"Edited {row['id']}" for row in alive[:5]}
     assert all(
@@ -190,7 +190,7 @@ def pull_all(settings: Settings) -> None:
 def test_a_workbook_of_1400_people_with_five_edits_is_five_requests(
     settings: Settings, tmp_path: Path
 ):
-    """Everybody else is as HiringCenter has them."""
+    """Everyone else is as HiringCenter has them."""
     with Sandbox(SandboxOptions(prospects=1_400, notes=0, tasks=0, meetings=0)) as many:
         settings = settings.model_copy(update={"base_url": many.url})
         pull_all(settings)
@@ -225,9 +225,9 @@ def test_a_changed_cell_is_sent_beside_a_recruiters_edit(
 def test_an_export_of_a_version_that_is_gone_keeps_and_reports(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """Somebody has changed the person since it was exported, and a pull has read that: which cells
-    the user has changed can't be known, so those that differ are kept; a later edit of the file is
-    known, and sent."""
+    """A recruiter has changed the person since it was exported, and a pull has read that: which
+    cells the user has changed can't be known, so those that differ are kept; a later edit of the
+    file is known, and sent."""
     rows = records(pulled)
     row = next(row for row in rows if row["email"] and row["first_name"] and row["last_name"])
     edit(sandbox, row["id"], company="Lloyd's")
@@ -246,7 +246,7 @@ def test_an_export_of_a_version_that_is_gone_keeps_and_reports(
 
 
 def test_the_id_says_whom_a_row_is_about(pulled: Settings, sandbox: Sandbox, tmp_path: Path):
-    """Not its contacts, which a family shares or which somebody else has; nor its names."""
+    """Not its contacts, which a family shares or which another person has; nor its names."""
     people = [each for each in records(pulled) if each["email"] and each["last_name"]][:6]
     ann, bob, eve, sue, tim, zoe = (each["id"] for each in people)
     family = {"phone": "+12125550100", "email": None}
@@ -279,7 +279,7 @@ def test_the_id_says_whom_a_row_is_about(pulled: Settings, sandbox: Sandbox, tmp
 def test_rows_that_are_added_to_an_export_are_created_and_strange_ids_rejected(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """A row without an id is a new person's; an id that no pull has read is nobody's, whatever its
+    """A row without an id is a new person's; an id that no pull has read is no one's, whatever its
     contact."""
     rows = records(pulled)
     empty = dict.fromkeys(rows[0])

@@ -161,7 +161,7 @@ def test_a_new_outbox_sends_what_differs_and_creates_who_is_missing(
     assert [note["body"] for note in store.all("notes")] == ["Called"]
     titles = {p.get("email"): p.get("title") for p in store.all("prospects")}
     assert titles["cy@example.org"] == "Ms"
-    # another file, later, without the flag: nobody it names was known to the new outbox
+    # another file, later, without the flag: no one it names was known to the new outbox
     other = people.with_name("other.csv")
     known = store.all("prospects")[0]
     other.write_text(

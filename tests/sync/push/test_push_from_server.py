@@ -71,7 +71,7 @@ def test_a_server_without_credentials_is_a_clear_error(settings: Settings) -> No
 def test_a_table_of_prospects_that_can_not_be_read_stops_a_push(
     settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it nobody could be told apart: it isn't taken for one that isn't there."""
+    """Without it people can't be distinguished: it isn't taken for one that isn't there."""
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
         cursor.execute("DROP ROLE IF EXISTS reader")
         cursor.execute("CREATE ROLE reader LOGIN")

@@ -227,7 +227,7 @@ def test_one_row_that_never_gets_an_answer_fails_alone(
 
 
 def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
-    """Before any pull it can't tell new people from old ones; after one it can, and counts each new
+    """Before any pull it doesn't know who is new; after one it does, and counts each new
     one once. Its table has a header of one line on a terminal of 80 columns, nothing cut."""
     report = push_file(settings, people, dry_run=True)
     summary = report.summary
@@ -345,7 +345,7 @@ def test_two_people_known_from_a_pull_are_not_merged(
 
 
 def test_hidden_contacts_are_reported_as_unprotected(settings: Settings, people: Path):
-    """A pull whose emails are left out can't tell whose they are; a push says so."""
+    """A pull without emails doesn't show whose they are; a push says so."""
     hidden = ResourceSettings(exclude_columns=("email",))
     own = settings.model_copy(update={"pull": PullSettings(prospects=hidden)})
     assert any("pulls hide email," in each for each in push_file(own, people, dry_run=True).notes)
@@ -547,7 +547,7 @@ def test_rows_in_flight_when_the_ledger_fails_have_failed(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """What happened to them isn't known yet: they aren't counted as not sent. The next push settles
-    them, and nobody is created twice."""
+    them, and no one is created twice."""
     path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(150)))
     sandbox.options.latency_s = 0.05
     report = push(settings, PushRequest(file=str(path)), lambda _: Thief(settings))

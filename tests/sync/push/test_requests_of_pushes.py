@@ -1,4 +1,4 @@
-"""What a push after a pull costs in requests, also beside a pull that publishes."""
+"""What a push after a pull costs in requests, also during a pull that publishes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def settings(thirty: PulledOnce) -> Settings:
 
 
 def write(folder: Path, sandbox: Sandbox, edited: Collection[int] = ()) -> Path:
-    """A file of everybody as HiringCenter has them, some with another title."""
+    """A file of everyone as HiringCenter has them, some with another title."""
     path = folder / "people.csv"
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, _FIELDS, extrasaction="ignore")
@@ -200,7 +200,7 @@ def test_a_pull_publishes_beside_a_push(
 def test_nothing_read_counts_as_fresh_for_long_enough(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """With `writes.fresh_s = 0`, everybody is looked up just before they are changed: a scan would
+    """With `writes.fresh_s = 0`, everyone is looked up just before they are changed: a scan would
     be as old as the copy."""
     always = settings.writes.model_copy(update={"fresh_s": 0.0})
     settings = settings.model_copy(update={"writes": always})

@@ -192,8 +192,8 @@ def test_a_second_undo_is_already_undone(
 def test_the_next_undo_reports_what_a_killed_one_has_sent(
     settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
-    """Whom it has left alone: it told no one. Nothing is sent for that, and the one after it is at
-    rest."""
+    """Whom it has left alone, which it hasn't reported. Nothing is sent for that, and the one after
+    it is at rest."""
     ada = team.ids["Ada"]
     run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
     sandbox.store.update("prospects", ada, {"title": "Edited"})
@@ -236,7 +236,8 @@ def test_a_contact_is_put_back(settings: Settings, sandbox: Sandbox, team: Team,
 
 
 def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
-    """Without the email that the push added, nobody could find the person: their phone is gone."""
+    """Without the email that the push added, no request could find the person: their phone is
+    gone."""
     fay = team.ids["Fay"]
     run_id = push_rows(settings, tmp_path, "Fay,X,fay@example.org,+12125550102,,,").summary[
         "run_id"

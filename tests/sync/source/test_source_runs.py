@@ -486,7 +486,7 @@ def test_many_missing_rows_cost_a_sample(
     assert live(pipeline, "prospects") == ids(sandbox, "prospects")
 
 
-# --- beside the commands --------------------------------------------------------------------------
+# --- next to the commands -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resource", ["notes"])

@@ -72,7 +72,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.mark.parametrize("envelope", ENVELOPES)
 def test_every_record_in_every_revision_for_one_request_a_page(serve: Serve, envelope: str):
-    """Field by field, and no parameter is sent that the revision doesn't know. Where nobody
+    """Field by field, and no parameter is sent that the revision doesn't know. Where no one
     counts, a list that ends in a full page is asked once whether that is the last."""
     reader = serve(envelope=envelope)
     for resource in RESOURCES:

@@ -84,7 +84,7 @@ def test_the_next_address_is_tried_when_one_is_dead(
 def test_a_host_without_a_living_address_is_a_failed_connection(
     monkeypatch: pytest.MonkeyPatch, listener: socket.socket
 ):
-    """The last failure is the one that is told."""
+    """The last failure is the one that is reported."""
     _resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
     with pytest.raises(httpcore.ConnectError, match="refused"):
         _connect(listener.getsockname()[1])

@@ -297,7 +297,7 @@ def test_no_key_metadata_is_an_error(body: Any):
 
 
 def test_a_page_token_that_no_url_holds_leaves_the_rows_of_its_page():
-    """Told in words; a long one that a URL holds is followed."""
+    """Reported in words; a long one that a URL holds is followed."""
     for named, why in (("x" * 100_000, "too long for a URL"), ("\ud800", "that no URL holds")):
         for link in ({"nextPageToken": named}, {"lastNote": named}):
             page = to_page("notes", {"items": [{"id": "1"}], **link})

@@ -77,7 +77,7 @@ def test_a_status_says_whether_the_same_request_may_do_better(status: int, outco
     ],
 )
 def test_409_is_waited_for_only_while_the_first_request_runs(said: str, outcome: Outcome):
-    """One status for two things: its text tells them apart; where it doesn't, a few tries do."""
+    """One status for two things: its text distinguishes them; where it doesn't, a few tries do."""
     assert outcome_of_status(409, keyed=True, message=said) is outcome
 
 
@@ -144,7 +144,7 @@ def test_429s_do_not_lengthen_the_backoff_of_other_failures():
 
 
 def test_a_readable_answer_of_an_unknown_shape_ends_after_a_few_tries():
-    """A proxy may have made one up, but not eight: the API has changed, and the user is told."""
+    """A proxy may have made one up, but not eight: the API has changed, and the user learns it."""
     assert _decide(Outcome.DOUBTFUL, Effort(tries=7, doubtful=7)).action is Action.RETRY
     assert _decide(Outcome.DOUBTFUL, Effort(tries=8, doubtful=8)).action is Action.FAIL
 

@@ -73,7 +73,7 @@ def test_more_than_we_can_have_sent_proves_others():
 
 
 def test_requests_are_spaced_only_near_the_ceiling_that_others_leave():
-    """220 stay beside others' 70: as fast as ever until less than half of those 70 is free."""
+    """220 stay next to others' 70: as fast as ever until less than half of those 70 is free."""
     state = after(ok(remaining=140))
     assert spacing_s(state, 101, live=220 - 35) == 0
     assert spacing_s(state, 101, live=220 - 34) == pytest.approx(60.05 / 220 / 2)
@@ -115,7 +115,7 @@ def test_foreign_mode_ends_a_window_and_a_quarter_after_the_last_proof():
 
 
 def test_others_who_took_everything_leave_us_a_few():
-    """Somebody must ask from time to time whether they are still there."""
+    """A request must show from time to time whether they are still there."""
     state = after(ok(remaining=0), own=Own(1, 1))
     assert limits(state)[0] == 9
 
@@ -311,7 +311,7 @@ def test_whatever_servers_say_limits_stay_within_1_and_what_was_configured(
 def test_an_honest_server_never_makes_us_think_of_others(
     counted: list[tuple[int, int, float]],
 ):
-    """What it counts lies within the bounds of our own: the grants stay as if nobody spoke."""
+    """What it counts lies within the bounds of our own: the grants stay as if there were none."""
     state = SETTLED
     for used, lag, reset_s in counted:
         own = Own(at_most=used + lag, at_least=max(1, used - lag))

@@ -37,7 +37,7 @@ def test_the_fuller_window_decides():
 
 
 def test_the_first_request_ever_goes_alone():
-    """The limits may be lower than configured; its headers tell."""
+    """The limits may be lower than configured; its headers show it."""
     empty = facts(Live(0, 0), Live(0, 0))
     allowed = permits.allowance(WINDOWS, FeedbackState(), Pulls(), empty)
     assert permits.room(allowed, empty, Lane.PULL, 64) == 1

@@ -101,7 +101,7 @@ def test_staleness_names_the_resources():
 
 
 def test_a_status_that_could_not_look_is_a_failure_not_staleness():
-    """The ledger doesn't answer: that is what is told, not that every resource is old."""
+    """The ledger doesn't answer: that is what is reported, not that every resource is old."""
     cause = LedgerUnusable(ledger="x", reason="doesn't answer", action="Check it.")
     summary = {"status": "failed", "error": error_facts(cause)}
     (alert,) = alerts_of("status", summary, 1, settings())

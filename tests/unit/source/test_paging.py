@@ -515,7 +515,7 @@ def prospects(count: int) -> list[Any]:
 
 
 def test_all_at_once_where_the_server_gives_it():
-    """One request tells how many, the second brings them."""
+    """One request shows how many, the second brings them."""
     server = ListServer(prospects(3000), paged=False, counted=True)
     made = scan(server, "prospects", page_size=200)
     assert set(read(made)) == {row["id"] for row in server.rows}
@@ -617,7 +617,7 @@ def test_a_list_without_tokens_and_count_is_asked_for_more_until_it_is_not_full(
 
 
 def test_a_cut_list_without_count_is_never_called_complete():
-    """The doubt names totalCount, which would have told."""
+    """The doubt names totalCount, which would have shown it."""
     server = ListServer(prospects(3000), paged=False, matches=by_filter, clamps=1000)
     made = scan(server, "prospects")
     read(made)
@@ -684,7 +684,7 @@ def test_the_order_of_a_list_is_seen_not_assumed(times: list[Any], order: str | 
 
 
 def test_a_list_that_ends_where_a_page_does_is_recognized_for_one_request():
-    """Full, the last one, uncounted: a smaller page tells whether the list has page tokens."""
+    """Full, the last one, uncounted: a smaller page shows whether the list has page tokens."""
     server = ListServer(prospects(20), matches=by_filter)
     made = scan(server, "prospects", page_size=20)
     assert len(read(made)) == 20
@@ -694,7 +694,7 @@ def test_a_list_that_ends_where_a_page_does_is_recognized_for_one_request():
 
 
 def test_a_resumed_open_scan_leaves_single_looks_to_the_next():
-    """It can't tell which of the expected rows the killed run had listed."""
+    """It doesn't know which of the expected rows the killed run had listed."""
     server = ListServer(tasks(80), matches=is_open)
     checkpoint = next(iter(scan(server, plan=open_plan(5)))).checkpoint
     expected = [row["id"] for row in server.rows]
@@ -993,7 +993,7 @@ def test_a_place_that_is_refused_now_and_then_is_asked_for_once_more():
 
 @pytest.mark.parametrize("last_is_full", [True, False])
 def test_a_count_of_what_remains_is_seen_through_at_the_first_boundary(last_is_full: bool):
-    """It falls from page to page while nothing is deleted: six requests tell, not six a page."""
+    """It falls from page to page while nothing is deleted: six requests show it, not six a page."""
     count = 100 if last_is_full else 95
 
     def remaining(page: Page, params: Any) -> Page:
@@ -1111,7 +1111,7 @@ def test_a_big_list_that_is_not_newest_first_is_read_in_parts():
 
 
 def answering(answers: dict[str, Any]) -> LookUps:
-    """Look-ups of a server that answers each id as told: a record, None for 404, or an error."""
+    """Look-ups of a server that answers each id as given: a record, None for 404, or an error."""
 
     class Server:
         def record(self, resource: str, record_id: str, *, patience_s: float, **_: float) -> Any:
@@ -1209,7 +1209,7 @@ def test_rows_that_can_not_be_shown_hold_the_others_up_less_and_less():
 
 
 def test_an_open_task_that_can_not_be_looked_at_stays_as_it_is():
-    """403: the others are settled, and the run is told."""
+    """403: the others are settled, and the run is informed."""
     server = ListServer(tasks(10), matches=is_open)
 
     def record(_: str, record_id: str, **_options: float) -> Any:

@@ -341,7 +341,7 @@ def test_a_new_choice_of_fields_writes_rows_again():
     "options", [{"hashed": ("email",)}, {"exclude": ("id",)}, {"hashed": ("id",), "hash_key": b"k"}]
 )
 def test_impossible_choices_are_refused(options: Any):
-    """Hashes without a key could be guessed; rows without ids can't be told apart."""
+    """Hashes without a key could be guessed; rows without ids can't be distinguished."""
     with pytest.raises(ConfigurationError):
         RowMaker("prospects", {}, **options)
 
@@ -363,7 +363,7 @@ def test_marks_inside_json_are_handed_over_as_text():
 
 
 def test_a_number_that_no_double_holds_and_what_is_too_deep_are_warned_about():
-    """They land as text beside their columns; the names are in the warnings, the values aren't."""
+    """They land as text in variant columns; the names are in the warnings, the values aren't."""
     body = b'[{"id": "1", "score": 1.5}, {"id": "2", "score": 12345678901234567.89, "x": %b}]'
     maker = RowMaker("notes", {})
     first, second = rows(maker, read_json(body % (b"[" * 900 + b"]" * 900)))

@@ -81,7 +81,7 @@ def test_all_lists_are_read_in_full_while_the_share_holds_for_them_together():
 
 
 def test_a_list_pulled_alone_has_the_share_alone():
-    """`hiringcenter pull notes` reads what it would not beside the others."""
+    """`hiringcenter pull notes` reads what it wouldn't together with the others."""
     assert kinds(planned({"prospects": known("prospects", 600)})) == {"prospects": "full"}
 
 

@@ -234,7 +234,8 @@ def test_a_narrow_scan_expects_what_the_last_of_its_kind_read():
 
 @pytest.mark.parametrize("resource", ["tasks", "meetings"])
 def test_a_refused_filter_is_asked_again_after_a_while(resource: str):
-    """Until then the list is read in parts, as one that can't be narrowed; the reason is told."""
+    """Until then the list is read in parts, as one that can't be narrowed; the reason is
+    reported."""
     narrow = planned(resource, facts(700))
     full = replace(narrow, kind=ScanKind.FULL, params={})
     after = facts(700).after(full, ScanOutcome(True, "", filter_refused=True), started_ms=NOW_MS)

@@ -271,7 +271,7 @@ def cut(path: Path) -> None:
 
 
 def edited_in_place(path: Path) -> None:
-    """Same size, same time: only the bytes tell."""
+    """Same size, same time: only the bytes differ."""
     status = path.stat()
     with path.open("r+b") as stream:
         stream.seek(-2, os.SEEK_END)

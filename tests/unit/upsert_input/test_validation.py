@@ -300,7 +300,7 @@ def test_update_follows_the_mode_and_the_row_may_only_ask_for_less() -> None:
 
 
 def test_a_deleted_prospect_is_not_created_again() -> None:
-    """A pulled table tells of deletions; pushing it back must not undo them."""
+    """A pulled table shows deletions; pushing it back must not undo them."""
     assert "was deleted in HiringCenter" in reason(
         {"_hc_deleted_at": datetime(2025, 1, 1, tzinfo=UTC)}
     )

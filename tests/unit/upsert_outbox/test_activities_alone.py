@@ -54,8 +54,8 @@ def test_a_crash_loses_and_doubles_no_activity(
 def test_only_force_sends_an_uncertain_activity(
     rig: Rig, api: FakeApi, row: dict[str, Any], has_key: bool
 ):
-    """Its answer was lost, its key is forgotten, and somebody has rewritten the note since: it may
-    be there. The row is `failed`, at 0 requests from then on."""
+    """Its answer was lost, its key is forgotten, and a recruiter has rewritten the note since: it
+    may be there. The row is `failed`, at 0 requests from then on."""
     rows = [{**row, "key": "k1"} if has_key else row]
     api.keys_ttl_s = MEMORY_S
     first = api.posts

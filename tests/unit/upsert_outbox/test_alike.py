@@ -60,13 +60,13 @@ def people(chance: random.Random) -> Iterator[tuple[Any, ...]]:
             7,
             None,
         )
-    for number in range(75, 90):  # people whom nobody can be taken for
+    for number in range(75, 90):  # people who resemble no one
         email, phone = f"p{number}@x.org", f"+1415888{number:04}"
         yield f"p{number}", "Ada", "King", email, phone, "Agent", '["A","B"]', 7, None
 
 
 def rows(chance: random.Random, known: Sequence[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """What rows may say: of somebody who is there, as they are or with another cell."""
+    """What rows may say: of a person who is there, as they are or with another cell."""
     for _, first, last, email, phone, title, labels, years, _ in known:
         says = {"firstName": first, "lastName": last, "title": title, "update": True}
         says |= {

@@ -1,6 +1,6 @@
 """Every crash point × what a recruiter does meanwhile × what the API still remembers.
 
-None is applied twice, none is lost in silence, no later edit is overwritten: what can't be told
+None is applied twice, none is lost in silence, no later edit is overwritten: what isn't known
 is `failed` with the reason `uncertain`, and is never sent again by itself.
 """
 
@@ -99,7 +99,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(case: Case, crash: str, edit:
     pushed = rig.push([ROW])
 
     if not case.exists and edit == "deleted" and key == "old, forgotten":
-        # nobody is there, as if the row had never been sent; a person that was deleted is
+        # no one is there, as if the row had never been sent; a person that was deleted is
         # created again by the next push of their row in any case
         assert pushed.statuses[2] in ("created", "unchanged")
         return
@@ -348,7 +348,7 @@ def test_a_creation_that_meets_a_person_changes_them_once(
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])
 def test_a_creation_is_never_uncertain(tmp_path: Path, on_match: str):
     """The answer was lost, the key forgotten, the person edited since: whom it meets was created
-    by itself. The edit stands, and nobody is created twice."""
+    by itself. The edit stands, and no one is created twice."""
     clock = FakeClock()
     api = FakeApi(clock, keys_ttl_s=MEMORY_S, on_match=on_match)
     rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=MEMORY_S)

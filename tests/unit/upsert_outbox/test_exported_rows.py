@@ -189,7 +189,7 @@ def test_a_contact_that_pulls_hide_is_not_missing():
 
 
 def test_an_id_that_was_not_pulled_is_rejected():
-    """It may be another account's: nobody else is changed in its place, whatever the contact."""
+    """It may be another account's: no one else is changed in its place, whatever the contact."""
     row = checked(ROW, copy_of("p2"))
     assert isinstance(row, Reject)
     assert row.column == "id"
@@ -197,7 +197,7 @@ def test_an_id_that_was_not_pulled_is_rejected():
 
 
 def test_a_row_without_an_id_is_checked_like_any_other():
-    """Somebody whom the user added to the export: a contact is needed."""
+    """A person whom the user added to the export: a contact is needed."""
     row = checked({**ROW, "id": " "})
     assert (row.prospect_id, row.exported) == (None, None)
     assert "both empty" in checked({**ROW, "id": "", "email": "", "phone": ""}).reason

@@ -54,7 +54,7 @@ def test_what_a_fresh_copy_shows_to_be_empty_is_filled_without_a_look(rig: Rig, 
 
 
 def test_an_old_copy_is_not_enough(rig: Rig, api: FakeApi):
-    """Somebody has filled the field since: the look-up shows it."""
+    """A recruiter has filled the field since: the look-up shows it."""
     rows = hire_some(api, 2, city="")
     pull(rig, api)
     push(rig, *rows)
@@ -146,7 +146,7 @@ def test_no_one_is_looked_up_for_what_cannot_be_read(rig: Rig, api: FakeApi):
 
 @pytest.mark.parametrize("scans", [False, True])
 def test_who_was_looked_at_in_vain_isnt_looked_at_again(rig: Rig, api: FakeApi, scans: bool):
-    """A field that HiringCenter doesn't show can't be filled: that is found out once, also beside a
+    """A field that HiringCenter doesn't show can't be filled: that is found out once, also with a
     field that is filled. Whoever changes since, in the file or in HiringCenter, is looked at once
     more; so are those for whom no look-up was left."""
     rows = fill(hire_some(api, 6))

@@ -1,4 +1,4 @@
-"""A file that is pushed every hour, beside recruiters who work in HiringCenter."""
+"""A file that is pushed every hour, while recruiters work in HiringCenter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def person(number: int) -> dict[str, Any]:
 
 
 def hired(api: FakeApi) -> None:
-    """Everybody, as HiringCenter has them before the first push."""
+    """Everyone, as HiringCenter has them before the first push."""
     for number in range(PEOPLE):
         times = {"createdAt": api.now_ms(), "updatedAt": api.now_ms()}
         api.prospects[f"p{number}"] = {"id": f"p{number}", **person(number), **times}

@@ -37,7 +37,7 @@ def test_a_fresh_copy_is_what_was_there_before(rig: Rig, api: FakeApi):
 
 
 def test_the_before_image_of_a_person_met_is_what_the_match_showed(rig: Rig, api: FakeApi):
-    """A creation that meets somebody reads them before it changes them."""
+    """A creation that meets a person reads them before it changes them."""
     hire(api, "p1", title="Boss")
     push(rig, ADA)
     assert rig.images(1)["p1"].before == {"title": "Boss"}
@@ -87,7 +87,7 @@ def test_two_rows_of_one_person_keep_what_was_there_before_both(rig: Rig, api: F
 
 
 def test_a_result_names_what_was_changed_and_what_was_kept(rig: Rig, api: FakeApi):
-    """Not the names and the contact that go out beside it; of whoever is created, all of it."""
+    """Not the names and the contact that go out with it; of a person created, all of it."""
     hire(api, "q1")
     push(rig, ADA)
     api.edit("q1", company="Recruiter's")

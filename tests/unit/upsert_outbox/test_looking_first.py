@@ -69,8 +69,8 @@ class _Answer:
 def test_a_note_need_not_name_its_person(
     items: list[dict[str, object]], bodies: list[str], complete: bool
 ):
-    """Every field but `id` may be missing: in a filtered list it is this person's, else nobody can
-    tell, and the list proves nothing."""
+    """Every field but `id` may be missing: in a filtered list it is this person's, else it isn't
+    known, and the list proves nothing."""
     found, is_all = attached_to(_Answer(*items), "notes", "7")  # type: ignore[arg-type]
     assert ([item["body"] for item in found], is_all) == (bodies, complete)
 
@@ -84,7 +84,7 @@ def test_what_differs_or_is_missing_is_sent(rig: Rig):
 
 
 def test_another_person_with_the_contact_is_not_overwritten(rig: Rig):
-    """The lookup by phone finds Ada; the row is about Bob. Also where nobody may be created."""
+    """The lookup by phone finds Ada; the row is about Bob. Also where no one may be created."""
     row = {"firstName": "Bob", "lastName": "L", "phone": ADA["phone"]}
     for options in ({"looks_first": True}, {"mode": "update-only"}):
         pushed = rig.push([row], **options)  # type: ignore[arg-type]

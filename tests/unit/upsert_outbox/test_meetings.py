@@ -1,4 +1,4 @@
-"""Creations that meet somebody: whoever is unknown is created, or read before they are changed."""
+"""Creations that meet a person: an unknown one is created, or read before they are changed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def test_a_row_that_cant_change_whom_it_met_isnt_tried_hour_after_hour(rig: Rig,
 
 
 def test_a_row_whose_contact_has_gone_to_another_isnt_tried_hour_after_hour(rig: Rig, api: FakeApi):
-    """Its person was deleted, and somebody else has the email now; also once a pull has read it."""
+    """Its person was deleted, and another person has the email now; also once a pull has read
+    it."""
     hire(api, "q1", title="Boss")
     assert push(rig, ADA).statuses == {2: "updated"}
     del api.prospects["q1"]
@@ -82,7 +83,7 @@ def test_a_row_whose_contact_has_gone_to_another_isnt_tried_hour_after_hour(rig:
 
 
 def test_a_new_contact_of_a_person_met_must_not_be_another_persons(rig: Rig, api: FakeApi):
-    """Found by email, and the row's phone is somebody else's."""
+    """Found by email, and the row's phone is another person's."""
     hire(api, "q1", phone=None)
     hire(api, "q2", firstName="Adam", email="adam@x.org")
     pushed = push(rig, ADA)

@@ -108,7 +108,7 @@ def test_unchanged_in_the_input_is_kept():
 
 
 def test_unchanged_is_kept_in_silence_where_theirs_is_unknown():
-    """Nothing can be said of a value that nobody has read."""
+    """Nothing is known of a value that was never read."""
     found = merged("Agent", remembered(title="Agent"))
     assert (found.action, found.reported, found.theirs) == (FieldAction.KEEP, False, UNKNOWN)
 
@@ -132,7 +132,7 @@ def test_a_change_that_replaces_an_edit_says_so():
 
 
 def test_what_the_api_made_of_ours_is_no_edit():
-    """A change of a cell whose last value was cut replaces nobody's edit."""
+    """A change of a cell whose last value was cut replaces no edit."""
     base = remembered(title="Agent~", shown={"title": ("Agent~", "Agent")})
     assert not merged("Broker", base, known(title="Agent")).replaces_edit
 
@@ -143,7 +143,7 @@ def test_a_first_push_sends_what_differs():
 
 
 def test_a_changed_cell_is_settled_by_equality_only_with_a_fresh_read():
-    """An old copy may show what somebody has changed again since."""
+    """An old copy may show what was changed again since."""
     base = remembered(title="Agent")
     stale = merged("Broker", base, known(title="Broker"))
     fresh = merged("Broker", base, known(title="Broker", fresh=True))
@@ -183,7 +183,7 @@ def test_of_several_rows_the_last_that_changed_speaks():
 
 
 def test_rows_that_disagree_come_to_rest():
-    """Two rows that say what both said when they were settled send nothing; people are told."""
+    """Two rows that say what both said when they were settled send nothing, and are reported."""
     base = remembered(title={"A", "B"})
     rows = [Row({"title": each}, base) for each in ("A", "B")]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
@@ -311,13 +311,13 @@ def test_an_upgrade_adopts_no_row_that_has_a_base():
 
 
 def test_labels_means_exactly_these():
-    """Labels that somebody set go, and the merge shows which."""
+    """Labels that a recruiter set go, and the merge shows which."""
     found = merged(["a"], theirs=known(labels=["a", "b"]), name="labels")
     assert (found.action, found.theirs) == (FieldAction.SEND, ["a", "b"])
 
 
 def test_labels_add_leaves_others_alone():
-    """Only those that are missing are sent, beside all that are there."""
+    """Only those that are missing are sent, with all that are there."""
     rows = [Row({"labels_add": ["a", "c"]})]
     theirs = known(labels=["a", "b"], email="a@x.org", fresh=True)
     found = merge(rows, theirs, MergeRules(), printed)
@@ -393,7 +393,7 @@ def test_an_input_without_names_sends_those_of_the_person():
 
 
 def test_a_new_contact_is_named_for_a_look_up():
-    """Nobody else may have it; the person is found by the other one."""
+    """No one else may have it; the person is found by the other one."""
     theirs = known(firstName="Ada", lastName="King", email="old@x.org", phone="+14155550101")
     found = merge([Row({"email": "new@x.org"})], theirs, MergeRules(), printed)
     body = body_of_update(found, theirs)
@@ -404,7 +404,7 @@ def test_a_new_contact_is_named_for_a_look_up():
 
 
 def test_an_only_contact_cannot_be_changed():
-    """The API would find nobody by the new one, and create a stranger."""
+    """The API would find no one by the new one, and create another person."""
     theirs = known(firstName="Ada", lastName="King", email="old@x.org", phone=None)
     found = merge([Row({"email": "new@x.org"})], theirs, MergeRules(), printed)
     with pytest.raises(NotSendable, match="finds people by email or phone"):
@@ -412,7 +412,7 @@ def test_an_only_contact_cannot_be_changed():
 
 
 def test_a_person_without_contact_cannot_be_changed():
-    """Nothing tells the API whom to change."""
+    """Nothing identifies the person to change."""
     theirs = known(firstName="Ada", lastName="King", email=None, phone=None)
     found = merge([Row({"title": "Agent"})], theirs, MergeRules(), printed)
     with pytest.raises(NotSendable, match="neither email nor phone"):
@@ -456,7 +456,7 @@ def test_what_is_not_settled_keeps_its_base():
 
 
 def test_only_what_was_sent_is_noted_as_shown():
-    """What the answer shows of other fields may be somebody's edit."""
+    """What the answer shows of other fields may be a recruiter's edit."""
     answer = {"title": "Agent", "company": "Acme", "phone": None}
     sent = {"title": "Agent~", "company": "Acme"}
     assert new_shown(sent, answer, printed) == {

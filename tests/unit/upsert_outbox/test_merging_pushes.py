@@ -221,7 +221,7 @@ def test_a_deleted_person_stays_deleted_while_the_row_is_unchanged(rig: Rig, api
 
 
 def test_a_person_deleted_since_the_pull_is_noticed_by_the_look_up(rig: Rig, api: FakeApi):
-    """The look-up finds nobody: a changed row creates them again."""
+    """The look-up finds no one: a changed row creates them again."""
     push(rig, ADA)
     pull(rig, api)
     api.clock.advance(1_000)
@@ -453,8 +453,8 @@ def test_an_absent_cell_says_nothing(rig: Rig, api: FakeApi):
 def test_a_row_with_other_contacts_under_the_names_of_a_lost_one_is_rejected(
     rig: Rig, api: FakeApi
 ):
-    """It would create a stranger; --allow-shared-contact says that it is somebody else. While the
-    other row is still there, it is somebody else anyway."""
+    """It would create another person; --allow-shared-contact says that it is one. While the
+    other row is still there, it is another person anyway."""
     push(rig, ADA)
     moved = {**ADA, "email": "ada@new.org", "phone": "+14155550777"}
     pushed = push(rig, moved)
@@ -466,7 +466,7 @@ def test_a_row_with_other_contacts_under_the_names_of_a_lost_one_is_rejected(
 
 
 def test_one_new_contact_beside_a_known_one_is_sent(rig: Rig, api: FakeApi):
-    """By the contact that stays, after a look that shows that the new one is nobody's."""
+    """By the contact that stays, after a look that shows that the new one is no one's."""
     push(rig, ADA)
     assert push(rig, {**ADA, "phone": "+14155550777"}).statuses == {2: "updated"}
     assert api.applied[-1].payload["email"] == ADA["email"]

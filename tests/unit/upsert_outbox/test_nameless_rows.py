@@ -66,7 +66,7 @@ def test_names_that_the_copy_does_not_have_are_looked_up(rig: Rig, api: FakeApi)
 
 def test_a_person_whom_an_earlier_push_created_is_known_without_a_copy(rig: Rig, api: FakeApi):
     """The input lost its name columns: the receipt leads to the person, and what was settled under
-    their names still stands beside a recruiter's edit."""
+    their names still holds next to a recruiter's edit."""
     push(rig, ADA)
     api.edit("p1", company="Corrected")
     row = {**NAMELESS, "company": "Acme", "title": "Broker"}
@@ -76,7 +76,7 @@ def test_a_person_whom_an_earlier_push_created_is_known_without_a_copy(rig: Rig,
 
 
 def test_who_is_in_no_copy_and_no_ledger_is_looked_for(rig: Rig, api: FakeApi):
-    """One GET finds the person, who is changed by one POST; another finds nobody, and nothing is
+    """One GET finds the person, who is changed by one POST; another finds no one, and nothing is
     sent. The plan counts both as looks."""
     hire(api, "p1")
     rows = [{**NAMELESS, "title": "Broker"}, {**NAMELESS, "email": "nobody@x.org"}]
@@ -91,7 +91,7 @@ def test_who_is_in_no_copy_and_no_ledger_is_looked_for(rig: Rig, api: FakeApi):
 
 
 def test_who_is_not_in_a_fresh_copy_is_rejected_at_no_request(rig: Rig, api: FakeApi):
-    """The plan can tell; in an old copy it can't, and looks."""
+    """The plan knows; in an old copy it doesn't, and looks."""
     hire(api, "p1")
     pull(rig, api)
     row = {**NAMELESS, "email": "nobody@x.org"}

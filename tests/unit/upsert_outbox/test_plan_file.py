@@ -93,7 +93,7 @@ def test_what_is_read_is_what_was_planned(plan: Path):
 
 def test_every_part_of_a_planned_write_is_kept(plan: Path):
     """But for what the run that sends it decides, and what was read for a push at that time: an
-    apply looks at everybody."""
+    apply looks at everyone."""
     decided = {
         "run_id", "creates", "id", "idempotency_key", "sent_ms", "sent_server_ms", "guard", "seen",
         "seen_ms",
@@ -198,7 +198,7 @@ def test_another_file_is_no_plan(tmp_path: Path, content: bytes):
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
-    """A folder, nothing at all, a pipe that nobody writes to."""
+    """A folder, nothing at all, a pipe without a writer."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):
         with pytest.raises(PlanRefused):

@@ -1,4 +1,4 @@
-"""How fields may be written: filled where they are empty, never, labels beside others' labels."""
+"""How fields may be written: filled where they are empty, never, labels next to others' labels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_fill_empty_fills_what_is_empty_and_keeps_what_is_there(rig: Rig, api: F
 
 @pytest.mark.parametrize("value", ["Broker", None, ""])
 def test_a_hidden_field_is_looked_at_before_it_is_filled(rig: Rig, api: FakeApi, value: Any):
-    """The pull has never read it: one look-up tells, also for a copy that is fresh."""
+    """The pull has never read it: one look-up shows it, also for a copy that is fresh."""
     hire(api, "p1", title=value)
     pull_partly(rig, api, "title")
     pushed = push(rig, ADA, rules=FILL)
@@ -93,7 +93,7 @@ def test_look_ups_for_empty_fields_are_limited(rig: Rig, api: FakeApi):
 
 
 def test_fields_that_cannot_be_read_are_left_out_without_a_look(rig: Rig, api: FakeApi):
-    """`notes` adds a note each time, so nobody is looked up for it."""
+    """`notes` adds a note each time, so no one is looked up for it."""
     hire(api, "p1")
     pull(rig, api)
     pushed = push(rig, {**ADA, "notes": "Met in May"}, rules=FILL)
@@ -136,7 +136,7 @@ def test_fill_empty_changes_no_value_that_was_there(rig: Rig, api: FakeApi, seed
 
 
 def test_a_field_with_the_policy_never_is_not_sent(rig: Rig, api: FakeApi):
-    """Neither changed nor given to somebody who is created."""
+    """Neither changed nor given to a person who is created."""
     hire(api, "h1", title="Broker")
     pull(rig, api)
     rules = MergeRules(policy={"title": "never"})

@@ -89,7 +89,7 @@ def test_a_shared_contact_is_looked_at_however_fresh_the_copy_is(rig: Rig, api: 
 
 
 def test_a_new_contact_is_looked_up_however_fresh_the_copy_is(rig: Rig, api: FakeApi):
-    """It may be somebody's who was added since."""
+    """It may belong to a person who was added since."""
     (row,) = hire_some(api, 1)
     pull(rig, api)
     push(rig, row)
@@ -148,7 +148,7 @@ def test_there_is_at_most_one_scan_in_fifteen_minutes(rig: Rig, api: FakeApi):
 def test_a_scan_that_is_not_complete_or_too_long_spares_no_look(
     rig: Rig, api: FakeApi, whole: bool
 ):
-    """Whose contacts nobody else has isn't proven; and it isn't tried again."""
+    """That no one else has their contacts isn't proven; and it isn't tried again."""
     rows = hire_some(api, 6)
     pull(rig, api)
     push(rig, *rows)
@@ -193,7 +193,7 @@ def test_without_rechecks_no_one_is_looked_up(rig: Rig, api: FakeApi):
 
 
 def test_without_rechecks_a_new_contact_is_still_looked_up(rig: Rig, api: FakeApi):
-    """Sent without a look, it might be somebody else's, or create a stranger."""
+    """Sent without a look, it might be another person's, or create one."""
     push(rig, ADA)
     hire(api, "p9", firstName="Bob", email="bob@x.org", phone="+14155550102")
     pushed = push(rig, {**ADA, "email": "bob@x.org"}, rechecks=False)

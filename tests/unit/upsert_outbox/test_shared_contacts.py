@@ -1,4 +1,4 @@
-"""Two people behind one contact: first names and the other contact tell them apart."""
+"""Two people behind one contact: first names and the other contact distinguish them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_both_contacts_are_one_person_unless_the_file_says_otherwise():
 
 
 def test_within_a_file_the_first_row_stands():
-    """Nobody is known: the later row with another name is rejected, and joins nobody."""
+    """No one is known: the later row with another name is rejected, and joins no group."""
     rows = [row(2, "Ann", 1, 9), row(3, "Bob", 2, 9), row(4, "A.", 3, 9), row(5, "Bob", 2, None)]
     assert judge(rows).keys() == {3}
 
@@ -394,7 +394,7 @@ def test_another_prospect_in_the_answer_is_a_failure(rig: Rig, api: FakeApi):
 
 
 def test_rows_behind_a_disputed_contact_wait_in_the_same_push(rig: Rig, api: FakeApi):
-    """The second row of the person isn't sent after the first was answered with somebody else."""
+    """The second row of the person isn't sent after the first was answered with another person."""
     rig.push([person("Ann", "ann", P)])
     joins(api, 1)
     rows = [person("Ann", "ann", P, title="Dr"), person("Ann", "ann", P, company="Acme")]
@@ -435,7 +435,7 @@ def test_a_corrected_contact_creates_no_one(rig: Rig, api: FakeApi):
 
 
 def test_a_second_person_created_by_an_update_is_a_failure(rig: Rig, api: FakeApi):
-    """A recruiter corrects the email just before the write: HiringCenter creates somebody.
+    """A recruiter corrects the email just before the write: HiringCenter creates a person.
     Reported once, and never created again."""
     rig.push([person("Ann", "ann")])
     edit = {"email": "ann.lee@example.com"}
@@ -449,7 +449,7 @@ def test_a_second_person_created_by_an_update_is_a_failure(rig: Rig, api: FakeAp
 
 
 def test_a_deleted_prospect_that_is_created_again_is_no_failure(rig: Rig, api: FakeApi):
-    """Nobody else has the contact: its row has changed, and is whole again."""
+    """No one else has the contact: its row has changed, and is whole again."""
     rig.push([person("Ann", "ann")])
     del api.prospects["p1"]
     pushed = rig.push([person("Ann", "ann", company="Acme")])
@@ -475,7 +475,7 @@ def test_a_phone_that_a_pull_saw_move_is_rejected_before_anything_is_sent(rig: R
 
 
 def theirs(api: FakeApi, payload: dict[str, Any]) -> None:
-    """Somebody whom this connector hasn't heard of, since a while."""
+    """A person whom this connector doesn't know, created a while ago."""
     api.post("prospects", orjson.dumps(payload), idempotency_key=f"theirs {len(api.prospects)}")
     api.clock.advance(3600)
     api.posts, api.applied = 0, []
@@ -548,7 +548,7 @@ def test_update_only_looks_whom_it_would_change(rig: Rig, unknown: FakeApi):
 
 
 def test_a_person_without_a_contact_is_not_created_again(rig: Rig, api: FakeApi):
-    """The API took over no contact of theirs, so that a change would find nobody: it is rejected,
+    """The API took over no contact of theirs, so that a change would find no one: it is rejected,
     unless they are found after all. Other names are other people."""
     api.drops_phones = True
     ann = {"firstName": "Ann", "phone": P}

@@ -38,7 +38,7 @@ def row(
 
 
 def _valid(write: Write) -> ValidRow:
-    """A row that asks for nothing beside its prospect."""
+    """A row that asks for nothing but its prospect."""
     return ValidRow(write.row_number, {}, None, None, [], [])
 
 
@@ -57,7 +57,7 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
 
 @given(st.lists(st.tuples(NAME, NAME, NAME), max_size=30))
 def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
-    """Directly or through other rows; everybody else is alone, and all are there, in order."""
+    """Directly or through other rows; everyone else is alone, and all are there, in order."""
     with staged(
         (row(number, email, phone), (prospect and str(prospect), None))
         for number, (email, phone, prospect) in enumerate(rows, start=1)

@@ -1,4 +1,4 @@
-"""One write that never gets a usable answer, beside others that do."""
+"""One write that never gets a usable answer, among others that do."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated
     ids=["surrogate", "NUL", "long", "empty", "names", "contacts"],
 )
 def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
-    """An id that the ledger can't hold names nobody; names that are no text say nothing. The row
+    """An id that the ledger can't hold names no one; names that are no text say nothing. The row
     is done, and so are those whose answers are recorded with it."""
 
     class OddValues(FakeApi):
@@ -130,7 +130,7 @@ def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any
 )
 def test_labels_in_a_form_that_isnt_known_are_unknown(tmp_path: Path, labels: object):
     """All else of the row is sent; labels can't be added to them, since those that were there would
-    be lost; no row beside it is lost."""
+    be lost; no other row is lost."""
 
     class OddLabels(FakeApi):
         def page(self, *args: Any, **options: Any) -> Page:
@@ -158,7 +158,7 @@ def test_a_list_that_isnt_filtered_doesnt_show_that_a_contact_is_one_persons(
     tmp_path: Path, more: str
 ):
     """Its first page shows one of two who share a mailbox; the API might change the other one.
-    A list that is complete shows everybody."""
+    A list that is complete shows everyone."""
 
     class Unfiltered(FakeApi):
         shown = 2

@@ -126,7 +126,7 @@ def test_events_without_a_person_are_counted(inbox: Inbox):
 
 
 def test_a_receiver_for_another_destination_is_noticed(inbox: Inbox):
-    """Of the same account: it would keep events where nobody looks."""
+    """Of the same account: it would keep events where no pull looks."""
     inbox.beat(["east_1-a", "west-a"], now_ms=T)
     elsewhere = [inbox.facts(each).elsewhere for each in ("east_1-a", "east_1-b", "eastx1-b")]
     assert elsewhere == [False, True, False]
@@ -231,7 +231,7 @@ def test_a_damaged_inbox_is_set_aside(tmp_path: Path):
 
 
 def test_accounts_and_destinations_have_places_of_their_own(tmp_path: Path):
-    """Somebody who has changed is looked up for each copy."""
+    """A person who has changed is looked up for each copy."""
     one = settings(tmp_path)
     other = settings(tmp_path, duckdb_path=tmp_path / "other.duckdb")
     named = one.model_copy(update={"account": "east"})

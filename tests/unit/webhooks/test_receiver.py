@@ -95,7 +95,7 @@ def test_what_isnt_signed_by_us_is_refused_and_leaves_nothing(make: Make, inbox:
 
 
 def test_a_clock_that_is_off_is_named(make: Make, inbox: Inbox):
-    """To somebody who has the secret."""
+    """To a sender who has the secret."""
     answered = deliver(make(), BODY, signed(BODY, off_s=-412))
     assert answered.status == 401
     assert "its time is 41" in answered.text
@@ -103,7 +103,7 @@ def test_a_clock_that_is_off_is_named(make: Make, inbox: Inbox):
 
 
 def test_an_event_that_names_no_one_is_acknowledged_counted_and_an_alert(make: Make, inbox: Inbox):
-    """Sending it again would help nobody."""
+    """Sending it again wouldn't help."""
     alerts: queue.Queue[str] = queue.Queue()
     app = make(alerts)
     for body in (b"{}", b"not JSON", b"[]", b"[1]", b'{"data":{"name":"x"}}'):
@@ -235,7 +235,7 @@ def test_a_sender_that_goes_away_gets_no_answer(make: Make, inbox: Inbox):
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 405), ("DELETE", 405)])
 def test_only_posts_are_deliveries(make: Make, inbox: Inbox, method: str, status: int):
-    """A GET shows a person, or a load balancer, that somebody is here."""
+    """A GET shows a person, or a load balancer, that the receiver runs."""
     assert deliver(make(), BODY, method=method).status == status
     assert waiting(inbox) == []
 
@@ -297,7 +297,7 @@ def test_neither_a_key_nor_a_destination_is_needed(tmp_path: Path):
 
 
 def test_two_accounts_cant_share_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nobody could tell whose event it is."""
+    """It isn't known whose event it is."""
     monkeypatch.setenv("EAST", "secret-e, secret-s")
     monkeypatch.setenv("WEST", "secret-s")
     accounts = {

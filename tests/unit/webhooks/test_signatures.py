@@ -60,7 +60,7 @@ def test_every_secret_and_every_mac_is_tried():
 
 @pytest.mark.parametrize("off_s", [-412, -301, -300, 0, 300, 301, 412])
 def test_the_time_may_be_five_minutes_off_in_either_direction(off_s: int):
-    """And only what is signed correctly is called stale: its reason tells by how much."""
+    """And only what is signed correctly is called stale: its reason says by how much."""
     signature = sign(BODY, SECRETS[0], at_s=NOW_S + off_s)
     found = verify([signature], BODY, SECRETS, now_s=NOW_S)
     if abs(off_s) <= 300:
