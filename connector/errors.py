@@ -414,7 +414,8 @@ class Refused(ApiError):
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path, self.reason = status, url_path, reason
-        super().__init__(f"The API refused {url_path} ({status}): {reason}")
+        next_step = ". Check HIRINGCENTER_BASE_URL." if status == 404 else ""
+        super().__init__(f"The API refused {url_path} ({status}): {reason}{next_step}")
 
 
 class Redirected(ApiError):
@@ -620,8 +621,10 @@ class NoHeader(UnknownColumn):
         self.column, self.nearest, self.others = "", None, ()
         shown = ", ".join(map(str, self.lengths[:_SHOWN_COLUMNS]))
         shown += ", …" if len(self.lengths) > _SHOWN_COLUMNS else ""
-        count = f"its {len(self.lengths)} columns" if len(self.lengths) > 1 else "its columns"
-        found = f"{matched or 'none'} of {count} ({shown} characters) names a field of the API."
+        count = f"{matched or 'none'} of its {len(self.lengths)} columns"
+        found = f"{count} ({shown} characters) names a field of the API."
+        if len(self.lengths) == 1:
+            found = "its first row names no field of the API."
         if near:
             like = [f"column {position} resembles {field!r}" for position, field in near.items()]
             found += f" It may still be a header: {', '.join(like[:_SHOWN_COLUMNS])}."

@@ -281,7 +281,7 @@ class _Pull:
         except (Refused, Unauthorized) as error:
             if error.status == 401:
                 raise
-            _log.warning("pull.no_account", status=error.status)
+            _log.warning("pull.no_account", why=str(error))
             return None
         note_account(session.settings, session.ledger, facts)
         if facts.get("active") is False:

@@ -365,7 +365,7 @@ def scope_of(session: Session, database: Database) -> int:
         try:
             facts = session.client.account(lane=Lane.PUSH)
         except (Refused, Unauthorized) as error:
-            _push_log.warning("push.no_account", status=error.status)
+            _push_log.warning("push.no_account", why=str(error))
         else:
             scopes.note(key, account_number(session.settings, facts))
     return scopes.of(key)

@@ -59,6 +59,13 @@ def test_a_redirect_to_no_address_is_final_too(bench: Bench, target: str):
     assert client.requests == 1
 
 
+def test_a_list_that_does_not_exist_names_the_setting_to_check(bench: Bench):
+    """The base URL's path is mistyped, say."""
+    client = bench.serve(answer(404, {"error": "Not found", "message": "GET /v3/notes"}))
+    with pytest.raises(errors.Refused, match="GET /v3/notes. Check HIRINGCENTER_BASE_URL.$"):
+        client.page("notes", {})
+
+
 def test_a_record_that_is_gone_is_none(bench: Bench):
     """By the API's own word."""
     client = bench.serve(answer(404, {"error": "Not found", "message": "no such prospect"}))
