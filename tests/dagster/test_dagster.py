@@ -89,7 +89,7 @@ def test_assets_are_materialized_and_deletions_are_flagged(tmp_path: Path):
     assert rows == {"prospects": (60, 0), "notes": (30, 1), "tasks": (20, 0), "meetings": (10, 0)}
 
 
-def test_the_schedule_starts_no_second_run_beside_one(tmp_path: Path):
+def test_the_schedule_starts_no_second_run_during_one(tmp_path: Path):
     """Nor does loading the definitions need a key."""
     home = dagster_home(tmp_path)
     kept = {

@@ -200,7 +200,7 @@ def check_writes_merges_and_deletes(script: Script) -> None:
 @step
 def edits_additions_and_deletions_land(script: Script) -> None:
     """A new field and one whose type changes, empty and long texts; by a full scan also an edit
-    without a newer `updatedAt`, and records that are gone."""
+    without a newer `updatedAt`, and deleted records."""
     store, gone = script.sandbox.store, {}
     for resource in RESOURCES:
         first, second, *_, third, fourth = store.all(resource)

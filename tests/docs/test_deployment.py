@@ -55,7 +55,7 @@ def test_cron_mails_nothing_while_all_is_well_and_log_lines_when_it_is_not(
     home: tuple[Path, dict[str, str]],
 ):
     """Each line as cron runs it, through sh, far from the project: it mails whatever is printed.
-    A push with a bad row, a push whose file is gone, a second run during the first, old data."""
+    A push with a bad row, a push whose file is missing, a second run during the first, old data."""
     folder, environment = home
 
     def cron(command: str) -> str:
@@ -124,7 +124,7 @@ def test_systemd_units_say_what_the_exit_codes_mean():
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="no systemd on this machine")
-def test_systemd_itself_finds_nothing_to_say(tmp_path: Path):
+def test_systemd_itself_finds_no_fault(tmp_path: Path):
     """Unknown directives, bad values, dangling references: each would be a line of output."""
     for path in (CONFIG / "systemd").iterdir():
         text = path.read_text().replace("/opt/hiringcenter/.venv/bin", str(BIN))

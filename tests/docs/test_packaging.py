@@ -90,7 +90,7 @@ def pins(lock: str) -> dict[str, set[str]]:
 
 
 def test_the_lock_of_the_image_is_a_part_of_the_lock_of_make_setup():
-    """So whoever sets the project up has tried every version and hash that the image installs."""
+    """So every set-up of the project has tried all versions and hashes that the image installs."""
     ours, tried = pins("requirements.lock"), pins("requirements-dev.lock")
     assert len(ours) > 50
     assert {name: tried.get(name) for name in ours} == ours

@@ -13,7 +13,7 @@ from tests.docs.pages import page, pages
 from tests.docs.project import BIN, ReadersProject
 
 README = page("README.md")
-# run elsewhere: by this suite itself, by tests/airflow, or by whoever follows a page first
+# run elsewhere: by this suite itself, by tests/airflow, or by a reader who follows a page first
 ELSEWHERE = (
     "git ", "make setup", "make test", "make lint", "make bench", "pip install", "export", "source",
 )  # fmt: skip

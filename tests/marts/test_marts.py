@@ -457,8 +457,8 @@ def test_own_files_are_made_after_ours_in_the_order_of_their_names(tmp_path: Pat
     publisher.connection.close()
 
 
-def test_hostile_and_broken_files_are_named_and_hurt_nothing(tmp_path: Path):
-    """Each is ignored or fails for itself; no row is quoted, and what is wrong is said again while
+def test_hostile_and_broken_mart_files_are_named_and_harmless(tmp_path: Path):
+    """Each is ignored or fails alone; no row is quoted, and what is wrong is reported again while
     new copies are made."""
     (tmp_path / "secret.txt").write_text("secret")
     folder = own(
@@ -551,7 +551,7 @@ def test_own_files_are_views_on_postgresql(postgres_url: str, tmp_path: Path):
     database.connection.close()
 
 
-# --- what is said about them ----------------------------------------------------------------------
+# --- their descriptions ---------------------------------------------------------------------------
 
 KINDS = {
     "VARCHAR": "text", "VARCHAR[]": "list of text", "TIMESTAMP WITH TIME ZONE": "time",

@@ -1,7 +1,7 @@
 """HiringCenter in memory, with the recruiters who work there and the pulls that copy it.
 
 Everything that a push does here is judged at once: an edit that an unchanged cell overwrites, a
-stranger created, another person overwritten.
+other person created or overwritten.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from connector.upsert.outbox.matching import same_value
 
 FIELDS = ("firstName", "lastName", "email", "phone", "title")
-Changed = dict[tuple[int, str], Any]  # row number and field → what the cell said
+Changed = dict[tuple[int, str], Any]  # row number and field → the cell's value
 DROPPED = "+1999"  # a phone that HiringCenter doesn't take
 
 

@@ -1,6 +1,6 @@
 """Whatever people, pulls and pushes do to each other: no edit is overwritten by an unchanged
-cell, every changed cell is sent or reported, nothing is sent at rest, no stranger is created, and
-no other person is overwritten."""
+cell, every changed cell is sent or reported, nothing is sent at rest, no other person is created,
+and no other person is overwritten."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Worker:
         self._process.join()
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """SIGKILL; returns when it has ended."""
         self._process.kill()
         self.wait()
 

@@ -22,15 +22,15 @@ from tests.sync.pull.traces import SOUGHT, add_person, found_in, people_file
 
 _PATIENCE_S = 300.0
 AT = (
-    "chmod state/work",  # rows are gone, the working file is rewritten, not in its place yet
+    "chmod state/work",  # rows are deleted, the working file is rewritten, not in its place yet
     "rename data/hiringcenter.duckdb",  # the published copy is made, and not in its place yet
 )
 
 
 @pytest.mark.slow
 def test_a_killed_forget_is_done_to_the_end_by_the_next_one(tmp_path: Path):
-    """By email, which finds no row any more once the rows are gone: nothing of them is left, in no
-    file. `make bench ARGS=forget_kills` tries every tenth file operation."""
+    """By email, which finds no row any more once the rows are deleted: nothing of them is left, in
+    no file. `make bench ARGS=forget_kills` tries every tenth file operation."""
     with (
         small_sandbox() as sandbox,
         Zygote(made_folder(tmp_path / "run"), environment(sandbox), watches_files=True) as zygote,

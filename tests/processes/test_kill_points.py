@@ -173,7 +173,7 @@ def test_a_damaged_file_heals_or_is_named(points: KillPoints, chance: random.Ran
 
 
 @pytest.mark.slow
-def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(
+def test_a_disk_that_fails_during_a_pull_ends_it_with_a_clear_error(
     points: KillPoints, chance: random.Random
 ):
     """A full or dying disk: one JSON object, no crash, and the next run recovers."""
@@ -182,6 +182,6 @@ def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(
 
 
 @pytest.mark.slow
-def test_a_folder_without_locks_gets_a_copy_each_time_and_nothing_beside_it(points: KillPoints):
+def test_a_folder_without_locks_gets_a_copy_each_time_and_nothing_else(points: KillPoints):
     """As some network mounts are; DuckDB can't write there, so the copy is made elsewhere."""
     assert points.try_without_locks("data") is None

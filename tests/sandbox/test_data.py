@@ -48,7 +48,7 @@ def test_every_field_of_the_contract_appears_and_some_beyond(resource: str):
     assert any(set(row) < names for row in rows)
 
 
-def test_the_data_is_as_odd_as_reality():
+def test_the_data_is_as_irregular_as_reality():
     """Scripts, emoji, combining marks, HTML, empty strings, lists, objects, shared milliseconds."""
     store = _store(**dict.fromkeys(RESOURCES, 500))
     prospects, notes = store.all("prospects"), store.all("notes")

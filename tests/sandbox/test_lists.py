@@ -81,7 +81,7 @@ def test_a_limit_above_the_maximum(serve: Serve, policy: str, status: int, rows:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", ""])
-def test_a_limit_that_is_no_number_is_refused(serve: Serve, limit: str):
+def test_a_limit_that_isnt_a_number_is_refused(serve: Serve, limit: str):
     """400, as a strict server does."""
     _, client = serve()
     assert client.get("/tasks", params={"limit": limit}).status_code == 400
@@ -134,7 +134,7 @@ def _legacy_rows(client: Any, resource: str, last: str, field: str, limit: int) 
         params["startAfter"] = page[last] + 1
 
 
-def test_envelope_legacy_goes_on_by_time(serve: Serve):
+def test_the_legacy_envelope_resumes_by_time(serve: Serve):
     """`notes`, `lastNote`, `startAfter`; who steps back one millisecond misses nothing."""
     sandbox, client = serve(notes=64, envelope="legacy")
     rows = _legacy_rows(client, "notes", "lastNote", "createdAt", 10)
@@ -190,7 +190,7 @@ def test_a_token_that_has_expired_is_refused(serve: Serve):
 
 
 @pytest.mark.parametrize("token", ["", "x", "bm90IGpzb24", "W10", "\u00e9"])
-def test_a_token_that_is_none_is_refused(serve: Serve, token: str):
+def test_an_invalid_token_is_refused(serve: Serve, token: str):
     """400 rather than the first page again, which would never end."""
     _, client = serve()
     assert client.get("/notes", params={"pageToken": token}).status_code == 400
@@ -248,7 +248,7 @@ def test_unknown_parameters_are_ignored_and_noted(serve: Serve):
     assert sandbox.unknown_parameters == ["updatedAfter"]
 
 
-def test_odd_rows_are_served_as_they_are(serve: Serve):
+def test_malformed_rows_are_served_as_they_are(serve: Serve):
     """Null, numbers, no id, lone surrogates, huge integers: in the middle, between sane ones."""
     sandbox, client = serve(notes=40)
     odd = [None, 7, {"body": "no id"}, {"id": "s", "body": "\ud800", "n": 2**70, "createdAt": 1}]

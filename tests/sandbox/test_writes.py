@@ -152,7 +152,7 @@ def test_a_bad_field_is_refused_by_name(serve: Serve, bad: dict[str, Any]):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_a_body_that_is_no_object_is_refused(serve: Serve, body: bytes):
+def test_a_body_that_isnt_an_object_is_refused(serve: Serve, body: bytes):
     """400."""
     _, client = serve()
     assert client.post("/prospects", content=body).status_code == 400

@@ -210,7 +210,7 @@ def test_simulated_permits_of_a_killed_process_return_at_their_deadline():
     assert alive.finished_s <= deadline_s + 600 / 60 * 6.1 + 10
 
 
-def test_a_pull_beside_a_long_push_is_hardly_slower_than_alone():
+def test_a_pull_during_a_long_push_is_hardly_slower_than_alone():
     """Pulls of 100 pages every ten minutes during a push that takes every slot it may."""
     beside = push_beside_pulls(4000, 100, every_s=600.0)
     alone_s, *rest = beside.pull_times_s

@@ -160,7 +160,7 @@ def test_a_scan_that_saw_the_row_narrows_the_bounds(rig: Rig, kind: ScanKind):
     ]  # fmt: skip
 
 
-def test_a_scan_of_before_the_former_version_says_nothing(rig: Rig):
+def test_a_scan_before_the_former_version_is_ignored(rig: Rig):
     """A scan that began at 10, and saw the second version at 20, doesn't widen its bounds."""
     rig.prepare()
     rig.land(10, a("1"))

@@ -187,7 +187,7 @@ def test_processes_with_other_limits_share_what_counts(database: Database, clock
 
 
 def test_a_dead_process_that_waited_holds_up_no_other(database: Database, clock: FakeClock):
-    """Its pid is gone: the callers it had waiting count for nothing."""
+    """Its pid has ended: the callers it had waiting don't count."""
     process = Process(database, clock)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

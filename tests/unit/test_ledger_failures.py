@@ -157,7 +157,7 @@ def test_a_read_only_ledger_is_reported(tmp_path: Path):
             connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
-def test_what_is_written_beside_other_processes_stays(tmp_path: Path):
+def test_concurrent_writes_of_other_processes_stay(tmp_path: Path):
     """Several parts of a command open one file. To open it again must not free the locks by which
     SQLite knows that it is in use: the next process to close it would delete its log."""
     path = tmp_path / "ledger.db"

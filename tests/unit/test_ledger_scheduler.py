@@ -43,7 +43,7 @@ def opened(
 
 
 class StandingClock(FakeClock):
-    """A clock that only the test moves; whoever sleeps on it waits until it has."""
+    """A clock that only the test moves; a thread that sleeps on it waits until it has."""
 
     def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
         until_s = self.monotonic_s() + wait_s

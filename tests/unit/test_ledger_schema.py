@@ -75,7 +75,7 @@ def test_tables_in_public_are_moved_once_by_two_processes_at_once(postgres_url: 
         assert key_id("key", ledger) == before
 
 
-def test_an_earlier_version_beside_writes_into_the_same_tables(postgres_url: str):
+def test_a_concurrent_earlier_version_writes_into_the_same_tables(postgres_url: str):
     """It finds them by their names alone: what it books counts here, and the other way round."""
     fill(postgres_url)
     move_back(postgres_url)

@@ -145,7 +145,7 @@ def test_any_message_is_bounded_and_keeps_its_end():
 
 
 @pytest.mark.parametrize("cell", ["'" + "1" * MILLION + "!", " " * MILLION + "!", "+" * MILLION])
-def test_a_cell_of_a_million_characters_is_no_phone(cell: str):
+def test_a_cell_of_a_million_characters_isnt_a_phone(cell: str):
     """Found out at once."""
     unaltered(cell)
     with pytest.raises(ValueError):

@@ -69,7 +69,9 @@ def test_every_relative_path_of_the_settings_is_the_projects(
     assert settings.accounts["east"].duckdb_path == tmp_path / "p/east.duckdb"
 
 
-def test_a_dotenv_of_another_program_is_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_dotenv_of_another_program_doesnt_make_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The nearest folder with a name of ours wins, however many other `.env` files lie between."""
     write(tmp_path / "p/.env", "HIRINGCENTER_DATASET=ours\n")
     write(tmp_path / "p/web/.env", "DATABASE_URL=x\nMY_HIRINGCENTER_KEY=y\n")

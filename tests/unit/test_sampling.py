@@ -125,7 +125,7 @@ def test_a_share_is_written_in_percent_or_as_a_fraction(text: str, share: float)
 
 
 @pytest.mark.parametrize("text", ["1", "5", "101%", "-1%", "one", "", "nan%"])
-def test_what_is_no_share_is_refused(text: str):
+def test_an_invalid_share_is_refused(text: str):
     """Also a bare 1, which could be 1 % or all rows."""
     with pytest.raises(UsageError):
         parse_share(text)

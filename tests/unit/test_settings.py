@@ -51,7 +51,7 @@ def test_an_empty_variable_hides_that_of_the_file(tmp_path: Path):
     assert (settings.api_key, settings.dataset) == (None, "hiringcenter")
 
 
-def test_a_list_that_is_no_json_is_refused(tmp_path: Path):
+def test_a_list_that_isnt_json_is_refused(tmp_path: Path):
     """In words, with the way to write it."""
     with pytest.raises(ConfigurationError, match="Write a list as JSON"):
         load_with({"HIRINGCENTER_PULL__NOTES__EXCLUDE_COLUMNS": "body"})

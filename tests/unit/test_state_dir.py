@@ -121,7 +121,7 @@ def test_a_state_in_use_stays_until_its_run_has_ended(tmp_path: Path):
 
 @as_root
 def test_the_state_of_another_user_is_not_taken_over(tmp_path: Path):
-    """A `.hiringcenter` that another user planted in a shared folder isn't believed."""
+    """A `.hiringcenter` that another user planted in a shared folder isn't trusted."""
     old = unpack(tmp_path)
     os.chown(old, 65534, 65534)
     new = open_state_dir(default_state_dir(), old=old)

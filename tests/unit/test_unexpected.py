@@ -99,7 +99,7 @@ def _raised(error: BaseException, cause: BaseException | None = None) -> Unexpec
     ],
     ids=["full disk", "open files", "memory", "threads"],
 )
-def test_what_the_system_ran_short_of_is_no_fault_of_the_connector(
+def test_a_shortage_of_the_system_isnt_a_bug_of_the_connector(
     error: BaseException, cause: BaseException | None, said: str
 ):
     """Also behind the error that a library made of it."""

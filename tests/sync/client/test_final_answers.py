@@ -66,7 +66,7 @@ def test_a_list_that_does_not_exist_names_the_setting_to_check(bench: Bench):
         client.page("notes", {})
 
 
-def test_a_record_that_is_gone_is_none(bench: Bench):
+def test_a_record_that_is_deleted_is_none(bench: Bench):
     """By the API's own word."""
     client = bench.serve(answer(404, {"error": "Not found", "message": "no such prospect"}))
     assert client.record("prospects", "p1") is None
@@ -110,7 +110,7 @@ def test_success_without_a_list_is_accepted_the_third_time(bench: Bench):
         client.page("notes", {"pageToken": "t"})
 
 
-def test_304_is_no_redirect(bench: Bench):
+def test_304_isnt_a_redirect(bench: Bench):
     """A cache in between is broken: no advice to change HIRINGCENTER_BASE_URL."""
     client = bench.serve(answer(304))
     with pytest.raises(errors.UnexpectedAnswer, match="a broken cache sits in between"):

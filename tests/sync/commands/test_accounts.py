@@ -44,7 +44,7 @@ def north() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch, east: Sandbox, north: Sandbox) -> Configure:
-    """Three accounts, of which `west` has a key that the API refuses, unless said otherwise."""
+    """Three accounts, of which `west` has a key that the API refuses, unless stated otherwise."""
 
     def write(
         more: str = "", *, west_key: str | None = "k-west-wrong", has_west: bool = True

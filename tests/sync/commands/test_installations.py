@@ -68,7 +68,7 @@ def test_results_of_a_push_wait_while_the_copy_is_anothers(run: Run, sandbox: Sa
     assert "1 created" in run("runs").out
 
 
-def test_a_push_without_its_state_is_refused_beside_what_was_sent_before(
+def test_a_push_without_its_state_is_refused_where_rows_were_sent_before(
     run: Run, sandbox: Sandbox, use, monkeypatch: pytest.MonkeyPatch
 ):
     """The state directory was deleted or left behind; every row and note would be sent again. The

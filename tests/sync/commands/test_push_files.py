@@ -98,7 +98,7 @@ def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
     assert b"Hidden" in (tmp_path / "rejects.csv").read_bytes()
 
 
-def test_a_person_in_place_of_a_header_is_not_printed(
+def test_personal_data_in_place_of_a_header_is_not_printed(
     run: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The line and the cell's number are enough to find it."""

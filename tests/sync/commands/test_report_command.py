@@ -73,7 +73,7 @@ def test_nothing_but_an_earlier_report_is_overwritten(run: Run, kind: str):
     assert run("report", "--output", "new.html").code == 0
 
 
-def test_a_place_that_can_not_be_written_is_a_usage_error(run: Run):
+def test_a_report_path_that_cannot_be_written_is_a_usage_error(run: Run):
     """Exit 2, and the option that names another."""
     ended = run("report", "--output", "nowhere/report.html")
     assert ended.code == 2

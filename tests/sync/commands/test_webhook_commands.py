@@ -49,7 +49,7 @@ def test_subscribing_shows_the_secret_once_and_where_it_belongs(sandbox: Sandbox
     assert "doesn't show the secret" in again.err
 
 
-def test_the_secret_can_be_saved_beside_those_that_are_there(
+def test_the_secret_can_be_saved_with_those_that_are_there(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ):
     """Into a file that no other user can read, whose other lines stay."""
@@ -195,8 +195,8 @@ def test_a_receiver_that_is_stopped_has_stored_what_it_acknowledged(sandbox: San
 
 
 def test_drains_that_are_stopped_keep_what_they_found(sandbox: Sandbox, run: Run):
-    """In the second turn SIGTERM comes: exit code 143. What was found can be read, and whoever is
-    left waits for the next drain."""
+    """In the second turn SIGTERM comes: exit code 143. What was found can be read, and a person who
+    is left waits for the next drain."""
     assert run("pull", "prospects").code == 0
     first, second = (each["id"] for each in sandbox.store.all("prospects")[:2])
     name([first])
@@ -218,7 +218,7 @@ def test_drains_that_are_stopped_keep_what_they_found(sandbox: Sandbox, run: Run
 
 
 def test_watching_that_is_stopped_misses_no_one(sandbox: Sandbox, run: Run):
-    """SIGTERM comes while the poll feed is asked: whoever is new is found by the next one."""
+    """SIGTERM comes while the poll feed is asked: new people are found by the next one."""
     assert run("pull", "prospects").code == 0
     made = sandbox.store.create("prospects", {"firstName": "New"})["id"]
 

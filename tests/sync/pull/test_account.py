@@ -57,7 +57,7 @@ def test_each_pull_refreshes_it(puller: Puller):
     assert puller.sandbox.api_key not in repr(rows)
 
 
-def test_an_account_id_that_is_no_unicode_text_lands(puller: Puller):
+def test_an_account_id_that_isnt_valid_unicode_lands(puller: Puller):
     """With a lone surrogate, which the destination can't hold: replaced, like anywhere else."""
     puller.sandbox.options.account_id = "acc\ud800"
     puller.pull_ok("meetings")

@@ -104,8 +104,8 @@ def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Pul
 def test_doubled_ids_are_a_warning_and_no_obstacle(
     on_postgres: tuple[Puller, sa.Engine], capsys: pytest.CaptureFixture[str]
 ):
-    """A table that has them keeps them, and gets no key; nothing half-made stays. It is said once,
-    and tried again a week later."""
+    """A table that has them keeps them, and gets no key; nothing half-made stays. It is reported
+    once, and tried again a week later."""
     puller, engine = on_postgres
     puller.pulled()
     with engine.connect() as connection:

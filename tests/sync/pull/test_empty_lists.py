@@ -35,7 +35,7 @@ def test_an_answer_without_a_list_deletes_nothing(puller: Puller, between: Betwe
     "said",
     [(200, _body(items=[])), (204, b"")],  # the other shapes: tests/unit/api/test_envelopes.py
 )
-def test_an_empty_list_is_believed_when_its_rows_are_gone_too(
+def test_an_empty_list_is_accepted_when_its_rows_are_deleted(
     puller: Puller, between: Between, said: tuple[int, bytes]
 ):
     """The answer reports that it is empty, and a sample of the rows is looked up by id."""
@@ -66,7 +66,7 @@ def test_an_uncounted_empty_list_deletes_nothing_where_no_row_can_be_looked_at(
     assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 70
 
 
-def test_a_resource_that_always_was_empty_is_no_failure(puller: Puller, between: Between):
+def test_a_resource_that_was_always_empty_isnt_a_failure(puller: Puller, between: Between):
     """An account without meetings, whose server leaves the list out."""
     between.answers = {"meetings": (200, _body())}
     assert puller.pull_ok("meetings").published

@@ -47,7 +47,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 9)), min_size=
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process has ended."""
 
 
 class MortalInbox(Inbox):

@@ -67,8 +67,8 @@ def table(events: Followed, sql: str) -> list[tuple[Any, ...]]:
 # --- pulls ----------------------------------------------------------------------------------------
 
 
-def test_a_pull_looks_up_whom_events_have_named_and_reads_no_page(any_events: Followed):
-    """Created, edited, edited twice, deleted: one request each. Without news it asks for nothing
+def test_a_pull_looks_up_the_people_named_by_events_and_reads_no_page(any_events: Followed):
+    """Created, edited, edited twice, deleted: one request each. Without events it asks for nothing
     but the account, and the poll feed every quarter of an hour."""
     events = any_events
     people = events.trust()
@@ -212,7 +212,7 @@ def test_each_full_scan_counts_what_events_have_missed(events: Followed):
     assert row[1] == 0.0
 
 
-def test_the_poll_feed_shows_whom_no_event_has_named(events: Followed):
+def test_the_poll_feed_shows_people_without_an_event(events: Followed):
     """A person who was created more than a minute ago, and is looked up."""
     events.trust()
     events.inbox.note_probe(events.account, now_ms=1, has_missed=False)
@@ -230,8 +230,8 @@ def test_the_poll_feed_shows_whom_no_event_has_named(events: Followed):
 # --- drains ---------------------------------------------------------------------------------------
 
 
-def test_a_drain_lands_and_publishes_whom_events_have_named(any_events: Followed):
-    """Without news it asks for nothing."""
+def test_a_drain_lands_and_publishes_the_people_named_by_events(any_events: Followed):
+    """Without events it asks for nothing."""
     events = any_events
     people = events.trust()
     assert events.drain().requests == 0

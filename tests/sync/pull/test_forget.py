@@ -124,7 +124,7 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert found_in(installation) == nowhere
 
 
-def test_where_scans_resume_outlives_a_person_whom_dlts_state_names(puller: Puller):
+def test_checkpoints_outlive_a_forgotten_person_in_dlts_state(puller: Puller):
     """What was saved without dlt, after its state, stays valid with it: no list is read again."""
     add_person(puller.sandbox)
     puller.pull_ok("prospects")

@@ -88,7 +88,7 @@ def test_what_was_locked_is_done_once_it_is_free():
     assert [line["pid"] for line in logs] == [4242, 4242]
 
 
-def test_a_lock_that_is_held_for_too_long_is_an_error_in_words():
+def test_a_lock_held_for_too_long_is_a_clear_error():
     """Who it is, and how to end it; exit 1, to be run again."""
     clock = FakeClock()
 

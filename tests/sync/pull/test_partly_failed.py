@@ -110,7 +110,7 @@ def test_half_of_a_scan_is_published_and_reported_as_incomplete(puller: Puller):
     puller.assert_true()
 
 
-def test_half_of_a_first_scan_is_there_and_is_no_fresh_data(puller: Puller):
+def test_half_of_a_first_scan_is_there_and_isnt_fresh(puller: Puller):
     """Notes stopped in their middle, then are forbidden from the start: the others don't wait."""
     _forbid_after_first_page(puller, "notes")
     assert puller.pull().published
@@ -185,7 +185,7 @@ def test_a_planned_stop_is_published(puller: Puller):
     assert (report.exit_code, report.published) == (0, True)
 
 
-def test_a_deleted_copy_is_no_fresh_data(puller: Puller):
+def test_a_deleted_copy_isnt_fresh(puller: Puller):
     """Readers see nothing, whatever the ledger knows; the next pull makes it again."""
     puller.pulled()
     assert all(_ages(puller).values())
@@ -211,7 +211,7 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
     database.close()
 
 
-def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pytest.MonkeyPatch):
+def test_a_pull_in_the_future_isnt_fresh(puller: Puller, monkeypatch: pytest.MonkeyPatch):
     """A clock was a day ahead while it ran: the age of its rows is unknown."""
     puller.pulled()
     now_ns = time.time_ns()

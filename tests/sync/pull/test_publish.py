@@ -1,4 +1,4 @@
-"""The published copy: whole, read-only, old enough a format, and unharmed by whoever opens it."""
+"""The published copy: whole, read-only, old enough a format, and unharmed by those who open it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _about_runs(path: Path) -> tuple[int, dict[str, Any]]:
 
 def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
     """A chain of links to where no file is yet; again with the file there; and by a pull that
-    brings only what is said about runs up to date. Any sign that DuckDB takes may be in the path:
+    updates only the tables about runs. Any sign that DuckDB takes may be in the path:
     quotes, blanks, globs and what URLs escape."""
     name = """it's 100% "so" #1 [a]*{x};.duckdb"""
     path = puller.settings.duckdb_path.with_name(name)

@@ -99,7 +99,7 @@ def test_a_load_that_is_refused_moves_what_is_new(puller: Puller):
 
 
 def test_a_constraint_made_by_hand_is_named_and_stops_nothing_for_good(puller: Puller):
-    """The rows that it refuses are read again, and land when it is gone."""
+    """The rows that it refuses are read again, and land when it is dropped."""
     puller.pulled()
     assert puller.postgres_url is not None
     _put(puller, 0, lastName="")

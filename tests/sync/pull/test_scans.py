@@ -267,7 +267,7 @@ def test_changes_while_scanning_are_never_lost(puller: Puller):
     puller.assert_true()
 
 
-def test_mass_deletion_is_believed_after_a_sample(puller: Puller):
+def test_a_mass_deletion_is_accepted_after_a_sample(puller: Puller):
     """More than fifty missing rows cost fifty look-ups, not one each."""
     puller.lists = ("prospects",)
     store = puller.sandbox.store

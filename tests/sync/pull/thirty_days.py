@@ -29,7 +29,7 @@ Content = tuple[Any, ...]
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process has ended."""
 
 
 class Killing(Progress):

@@ -72,7 +72,7 @@ def test_by_id_one_request_each_and_no_person_is_touched(
 
 
 @pytest.mark.pulled
-def test_by_email_as_the_copy_has_it_no_look_up_is_needed(
+def test_an_email_in_the_copy_needs_no_look_up(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """Case doesn't count; neither names nor anything else of the person are needed."""
@@ -96,7 +96,7 @@ def test_the_email_of_a_pushed_person_needs_no_look_up(
     assert asked(sandbox) == ["POST /notes"]
 
 
-def test_whom_nothing_knows_is_looked_up_once(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_an_unknown_person_is_looked_up_once(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """One GET for all rows of a person; pushed again, 0 requests."""
     person = people(sandbox)[0]
     rows = [f"{person['email']},{text}" for text in ("one", "two", "three")]

@@ -203,7 +203,7 @@ def test_a_workbook_of_1400_people_with_five_edits_is_five_requests(
         assert len(posts(many)) == report.summary["updated"] == 5
 
 
-def test_a_changed_cell_is_sent_beside_a_recruiters_edit(
+def test_a_changed_cell_is_sent_and_a_recruiters_edit_stays(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """Pushed after the pull that it was exported from, the export loses against nothing, and wins
@@ -222,7 +222,7 @@ def test_a_changed_cell_is_sent_beside_a_recruiters_edit(
     assert (report.summary["unchanged"], report.summary["kept"], len(posts(sandbox))) == (60, 1, 1)
 
 
-def test_an_export_of_a_version_that_is_gone_keeps_and_reports(
+def test_an_export_of_a_replaced_version_keeps_and_reports(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """A recruiter has changed the person since it was exported, and a pull has read that: which
@@ -245,7 +245,7 @@ def test_an_export_of_a_version_that_is_gone_keeps_and_reports(
     assert orjson.loads(posts(sandbox)[0].body).get("company") in (None, "Lloyd's")
 
 
-def test_the_id_says_whom_a_row_is_about(pulled: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_the_id_decides_whom_a_row_is_about(pulled: Settings, sandbox: Sandbox, tmp_path: Path):
     """Not its contacts, which a family shares or which another person has; nor its names."""
     people = [each for each in records(pulled) if each["email"] and each["last_name"]][:6]
     ann, bob, eve, sue, tim, zoe = (each["id"] for each in people)
@@ -304,7 +304,7 @@ def test_hidden_columns_are_neither_values_nor_sent(settings: Settings, sandbox:
     assert any("pulls hide their values: email" in each for each in report.notes)
 
 
-def test_a_plan_of_an_export_is_applied_to_whom_the_id_says(
+def test_a_plan_of_an_export_is_applied_to_the_person_with_the_id(
     pulled: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """What the export was compared with is in the plan, so a recruiter's edit of another field

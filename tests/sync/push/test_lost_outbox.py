@@ -145,7 +145,8 @@ def test_an_outbox_that_is_lost_while_a_push_runs_stops_it(
 def test_a_new_outbox_sends_what_differs_and_creates_who_is_missing(
     either: Settings, sandbox: Sandbox, people: Path
 ):
-    """On either ledger: one is as the file says, one was changed, one deleted, one note is gone."""
+    """On either ledger: one is as the file says, one was changed, one deleted, one note is
+    missing."""
     push_file(either, people)
     store = sandbox.store
     ids = {p.get("email"): p["id"] for p in store.all("prospects")}
@@ -203,7 +204,7 @@ def test_a_budget_that_is_lost_takes_its_outbox_back(
     assert sandbox.requests == []
 
 
-def test_a_pull_goes_on_without_the_outbox(settings: Settings, people: Path):
+def test_a_pull_works_without_the_outbox(settings: Settings, people: Path):
     """It has no part in what was lost, and makes no new outbox either; `check` says so."""
     push(settings, PushRequest(file=str(people)))
     assert [check.ok for check in run_checks(settings)] == [True] * 5

@@ -49,7 +49,7 @@ def test_decimals_and_times_of_a_server_arrive_as_they_are(server: Settings) -> 
     assert str(row.values["amount"]) == "1.10"
 
 
-def test_a_table_without_rows_is_no_error(server: Settings) -> None:
+def test_a_table_without_rows_isnt_an_error(server: Settings) -> None:
     """There is nothing to push; a table that isn't there is one."""
     with open_rows(server, PushRequest(table="empty")) as rows:
         assert rows.columns == ["email"]
@@ -103,7 +103,7 @@ def test_a_table_of_prospects_without_ids_stops_a_push(settings: Settings) -> No
         pass
 
 
-def test_a_server_that_is_down_is_no_fault_of_the_connector(
+def test_a_database_that_is_down_isnt_a_bug_of_the_connector(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A push from it says what can't be reached, and what to check."""

@@ -475,7 +475,7 @@ def test_a_new_last_name_is_an_ordinary_change(
     assert prospect(sandbox, "mara@example.com")["lastName"] == "Ortega-Lind"
 
 
-def test_whom_only_a_pull_knows_isnt_overwritten(
+def test_a_person_known_only_from_a_pull_isnt_overwritten(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """A prospect that HiringCenter has, and a row with its phone and another name: 0 requests."""

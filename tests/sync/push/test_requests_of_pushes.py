@@ -174,7 +174,7 @@ class _PullsOnce(Progress):
 
 
 @pytest.mark.parametrize("is_sending", [False, True], ids=["planning", "sending"])
-def test_a_pull_publishes_beside_a_push(
+def test_a_pull_publishes_during_a_push(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, is_sending: bool
 ):
     """Both end well; what recruiters edited meanwhile stands, in rows that were sent and in rows

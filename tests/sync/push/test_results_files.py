@@ -49,7 +49,7 @@ def outcomes(path: Path) -> list[str]:
     return [row["_hc_outcome"] for row in rows_of(path)]
 
 
-def test_every_row_is_there_once_in_order_with_what_became_of_it(
+def test_every_row_is_there_once_in_order_with_its_outcome(
     settings: Settings, sandbox: Sandbox, people: Path, tmp_path: Path
 ):
     """The input's own columns and cells, then outcome, id and message; semicolons as in the input;

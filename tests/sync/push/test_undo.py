@@ -237,7 +237,7 @@ def test_a_contact_is_put_back(settings: Settings, sandbox: Sandbox, team: Team,
 
 def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
     """Without the email that the push added, no request could find the person: their phone is
-    gone."""
+    deleted."""
     fay = team.ids["Fay"]
     run_id = push_rows(settings, tmp_path, "Fay,X,fay@example.org,+12125550102,,,").summary[
         "run_id"

@@ -90,7 +90,7 @@ def test_every_trap_of_values_and_names_in_one_list(
     assert pipeline.default_schema.data_table_names() == ["prospects"]
 
 
-def test_a_field_that_changes_its_type_and_items_that_are_no_records_land_beside(
+def test_a_field_that_changes_its_type_and_malformed_records_land_apart(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """The column that is there decides, and the value that left it is null. What has no id is in a
@@ -150,7 +150,7 @@ def test_requests_are_paced_by_the_limits_given(run: Run, sandbox: Sandbox, pipe
     assert {request.status for request in sandbox.requests} == {200}
 
 
-def test_key_and_place_may_come_from_dlts_configuration(
+def test_key_and_base_url_may_come_from_dlts_configuration(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
 ):
     """As for any source: `sources.hiringcenter.*`."""

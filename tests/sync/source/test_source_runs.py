@@ -503,7 +503,7 @@ def test_a_scan_is_resumed_only_by_who_knows_the_rows_it_met(resource: str):
 
 
 @DUCKDB
-def test_a_pull_beside_the_source_keeps_a_state_of_its_own(
+def test_a_pull_and_the_source_keep_separate_states(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
     """Two datasets: neither touches the rows or the scans of the other."""

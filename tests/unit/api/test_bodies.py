@@ -62,7 +62,7 @@ def test_an_integer_too_long_for_python_is_kept_as_text():
     ],
 )
 def test_odd_bodies_are_read_not_refused(body: bytes, value: object):
-    """One odd record must not cost its page."""
+    """One malformed record must not cost its page."""
     assert read_json(body) == value
 
 
@@ -79,7 +79,7 @@ def test_odd_bodies_are_read_not_refused(body: bytes, value: object):
         (b"[" * 100_000, "100000 bytes of incomplete JSON"),
     ],
 )
-def test_what_is_no_json_says_what_it_looks_like(body: bytes, looks_like: str):
+def test_an_error_describes_what_an_invalid_json_body_looks_like(body: bytes, looks_like: str):
     """For the error message; never by quoting records."""
     assert describe(body) == looks_like
     with pytest.raises(NotJson, match="not JSON"):

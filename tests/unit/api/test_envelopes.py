@@ -158,7 +158,7 @@ def test_every_revision_becomes_one_page(resource: str, body: Any, page: Page):
         (5, "a number"),
     ],
 )
-def test_what_is_no_list_is_an_error_that_says_what_it_is(body: Any, says: str):
+def test_an_answer_without_a_list_is_an_error_that_describes_it(body: Any, says: str):
     """An empty page would say that there is nothing, and rows would be lost in silence."""
     with pytest.raises(UnknownShape, match=says):
         to_page("notes", body)
@@ -174,7 +174,7 @@ def test_what_is_no_list_is_an_error_that_says_what_it_is(body: Any, says: str):
         ({"items": [1], "pagination": {"hasMore": True}}, "hasMore"),
     ],
 )
-def test_rows_are_taken_where_only_the_place_of_the_next_page_is_no_place(body: Any, says: str):
+def test_rows_are_kept_where_only_the_next_page_token_is_unreadable(body: Any, says: str):
     """And the page says that it isn't the last."""
     page = to_page("notes", body)
     assert page.items == [1]
@@ -200,7 +200,7 @@ def test_success_without_a_list_may_be_an_empty_one_at_its_beginning_only(body: 
 @pytest.mark.parametrize(
     "body", [{"success": True, "item": {"id": "1"}}, {"success": True, "error": "x"}, {}]
 )
-def test_what_holds_something_else_is_no_empty_list(body: Any):
+def test_another_object_isnt_an_empty_list(body: Any):
     """A record, an error, or not even success."""
     with pytest.raises(UnknownShape) as fault:
         to_page("notes", body)

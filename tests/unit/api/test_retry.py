@@ -149,7 +149,7 @@ def test_a_readable_answer_of_an_unknown_shape_ends_after_a_few_tries():
     assert _decide(Outcome.DOUBTFUL, Effort(tries=8, doubtful=8)).action is Action.FAIL
 
 
-def test_an_answer_without_a_list_is_believed_the_third_time():
+def test_an_answer_without_a_list_is_accepted_the_third_time():
     """What a proxy lost once comes with the next try."""
     assert _decide(Outcome.EMPTY, Effort(tries=2, empty=2)).action is Action.RETRY
     assert _decide(Outcome.EMPTY, Effort(tries=3, empty=3)).action is Action.RETURN
@@ -168,7 +168,7 @@ def test_usable_and_final_answers_are_never_tried_again():
         "120000000", "Sat, 09 Oct 2199 08:53:19 GMT",
     ],
 )  # fmt: skip
-def test_a_retry_after_that_says_nothing_is_no_wait(text: str):
+def test_an_unreadable_retry_after_isnt_a_wait(text: str):
     """Absent, zero, past, unreadable or a misread unit: the backoff decides."""
     assert retry_after_s({"retry-after": text}, NOW_S) is None
 

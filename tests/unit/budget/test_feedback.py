@@ -87,7 +87,7 @@ def test_one_foreign_request_in_the_hour_slows_nothing_down():
     assert 0 < spacing_s(state, 101, live=5300) < 1
 
 
-def test_requests_in_flight_are_not_taken_for_others():
+def test_own_requests_in_flight_arent_counted_as_another_programs():
     """What others had spent a second ago is known; since then they can't have spent 40."""
     state = after(ok(remaining=180), own=Own(110, 110))
     assert state.windows["60"].foreign_most == 10
@@ -197,7 +197,7 @@ def test_a_bare_429_waits_a_floor_that_doubles_with_each_probe_refused():
     assert after(ok(), state, granted_s=now_s, now_s=now_s + 1).strikes == 0
 
 
-def test_retry_after_zero_is_not_believed():
+def test_retry_after_zero_is_ignored():
     assert after(refusal(retry_after_s=0.0)).hold_until_s == 101.5
 
 

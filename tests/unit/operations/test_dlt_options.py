@@ -89,7 +89,7 @@ def test_the_same_options_do_reach_other_pipelines(monkeypatch: pytest.MonkeyPat
         assert dlt.config.get("dev_mode") is None
 
 
-def test_every_field_of_credentials_is_a_place_or_known_not_to_be():
+def test_every_field_of_credentials_is_known_as_location_or_not():
     """A new version of dlt with a new field: it has to be classified."""
     fields = {
         name

@@ -231,7 +231,7 @@ def test_loopback_has_one_name(host: str):
     assert label_of("dlt.destinations.postgres", configuration) == "postgres:localhost:5432/d"
 
 
-def test_a_place_that_is_not_configured_is_an_error_that_names_the_variable(tmp_path: Path):
+def test_a_location_that_is_not_configured_is_an_error_that_names_the_variable(tmp_path: Path):
     """Never a shared name such as `configured`, under which two servers would be one."""
     with pytest.raises(ConfigurationError, match="DESTINATION__POSTGRES__CREDENTIALS"):
         destination_label(settings("postgres", tmp_path))
@@ -278,7 +278,7 @@ def test_a_link_to_the_file_is_the_file(tmp_path: Path):
     assert work_paths(linked) == work_paths(direct)
 
 
-def test_links_in_a_circle_are_an_error_in_words(tmp_path: Path):
+def test_links_in_a_circle_are_a_clear_error(tmp_path: Path):
     """Not a traceback of pathlib's."""
     (tmp_path / "a.duckdb").symlink_to("b.duckdb")
     (tmp_path / "b.duckdb").symlink_to("a.duckdb")

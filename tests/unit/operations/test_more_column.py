@@ -49,7 +49,7 @@ def test_more_fields_than_a_table_may_have_columns():
     assert sum(form.warnings["prospects"].values()) == len(more)
 
 
-def test_values_beside_are_those_of_the_api():
+def test_values_in_more_are_those_of_the_api():
     """Under the API's names; JSON as JSON, a time in milliseconds."""
     fields = {"xmin": [1, {"a": "b"}], "dueAt": 1_700_000_000_001, "newText": "é", "firstName": "A"}
     last = _forms("postgres", _batch(fields), {})[-1]

@@ -151,7 +151,7 @@ def test_labels_of_places_that_are_configured_no_more_are_cleaned(tmp_path: Path
 def test_a_label_without_a_location_is_renamed_while_its_settings_are_in_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """Version 0.1 said `configured` where the credentials weren't one variable."""
+    """Version 0.1 wrote `configured` where the credentials weren't one variable."""
     duckdb = settings(tmp_path, "duckdb")
     write_0_1(duckdb, "postgres:configured#x")
     with open_ledger(duckdb) as ledger:
@@ -169,7 +169,7 @@ def test_a_label_without_a_location_is_renamed_while_its_settings_are_in_use(
     assert (work_paths(own).work_dir / "file").read_text() == "kept"
 
 
-def test_of_two_old_labels_of_one_place_the_newer_freshness_stays(tmp_path: Path):
+def test_of_two_old_labels_of_one_location_the_newer_freshness_stays(tmp_path: Path):
     """The password was changed between two pulls: two labels then, one place."""
     own = settings(tmp_path, "duckdb")
     write_0_1(own, f"postgres:db/sales?password={SECRET}#x")

@@ -70,7 +70,7 @@ def test_rows_of_one_reason_are_one_line():
 
 
 @pytest.mark.parametrize("text", ["", "2", "2 weeks", "-1h"])
-def test_what_is_no_duration_is_refused(text: str):
+def test_an_invalid_duration_is_refused(text: str):
     """With what would be one."""
     with pytest.raises(UsageError, match="45m"):
         progress.parse_duration_s(text)

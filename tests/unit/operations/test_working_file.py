@@ -12,7 +12,7 @@ from connector.errors import DestinationError
 from pipelines.destination.working_file import WorkRecord, open_working_file
 
 
-def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_isnt_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file stays where it is, with all its rows; the message says what to do."""
     file = tmp_path / "_hc_working.duckdb"
     with duckdb.connect(str(file)) as connection:

@@ -49,7 +49,7 @@ def test_own_columns_differ_where_names_do(one: str, other: str):
 
 
 @given(names, names)
-def test_columns_beside_differ_where_columns_do(one: str, other: str):
+def test_variant_columns_differ_where_columns_do(one: str, other: str):
     """Also for names so long that they are shortened."""
     first, second = column_name(one), column_name(other)
     assert (variant_name(first, "text") == variant_name(second, "text")) == (first == second)

@@ -98,7 +98,7 @@ def test_a_short_page_is_not_the_end():
 
 
 @pytest.mark.parametrize("rows", [0, 20])
-def test_an_end_that_is_no_list_proves_nothing(rows: int):
+def test_an_end_without_a_list_proves_nothing(rows: int):
     """`items: null` at the end: what came is kept, deletions and watermarks wait."""
 
     def ends_in_null(page: Page, _: Any) -> Page:
@@ -114,7 +114,7 @@ def test_an_end_that_is_no_list_proves_nothing(rows: int):
     assert "proves nothing" in made.outcome.why
 
 
-def test_a_count_makes_up_for_an_end_that_is_no_list():
+def test_a_count_makes_up_for_an_end_without_a_list():
     """All that `totalCount` says were there."""
 
     def null(page: Page, _: Any) -> Page:
@@ -229,7 +229,7 @@ def test_a_refused_limit_falls_to_one_that_is_accepted(accepted: int, used: int)
     assert len(server.asked) <= 300 / used + 4
 
 
-def test_a_refusal_that_no_limit_cures_is_handed_on():
+def test_a_refusal_at_every_limit_is_raised():
     """The first page, refused at every size."""
     with pytest.raises(Refused):
         read(scan(ListServer(records(3), refuses_above=1)))
@@ -265,7 +265,7 @@ def test_rows_that_share_a_millisecond_are_never_lost_at_a_page_boundary(
     assert set(read(made)) == {row["id"] for row in rows}
 
 
-def test_a_place_that_is_no_time_is_left_as_it_is():
+def test_a_page_token_that_isnt_a_time_is_left_as_it_is():
     """Whatever a future revision puts there."""
     page = Page([{"id": "1"}], {"startAfter": "abc"}, None, "legacy")
     assert overlapping("notes", page) == {"startAfter": "abc"}
@@ -275,7 +275,7 @@ def test_a_place_that_is_no_time_is_left_as_it_is():
 
 
 def test_rows_that_come_while_scanning_make_repetitions_and_no_error():
-    """Newest first: every new row moves the rest down, and a page begins with old news."""
+    """Newest first: every new row moves the rest down, and a page begins with known rows."""
     server = ListServer(records(50), counted=True)
     server.before = lambda number: server.rows.insert(
         0, {"id": f"new{number}", "createdAt": NOW_MS}
@@ -359,7 +359,7 @@ def test_tokens_that_always_expire_end_in_an_error():
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
-def test_a_scan_goes_on_at_the_place_of_its_last_loaded_page(cut: int):
+def test_a_scan_resumes_at_its_last_loaded_page(cut: int):
     """After a kill, with the same plan, and without reading what was loaded."""
     server = ListServer(records(50), counted=True)
     first = iter(scan(server, "prospects"))
@@ -376,7 +376,7 @@ def test_a_scan_goes_on_at_the_place_of_its_last_loaded_page(cut: int):
     assert again.outcome.pages == 5
 
 
-def test_a_place_whose_token_expired_costs_a_new_beginning_and_no_row():
+def test_an_expired_checkpoint_costs_a_restart_and_no_row():
     """Days after the kill."""
     server = ListServer(records(50))
     checkpoint = next(iter(scan(server))).checkpoint
@@ -472,7 +472,7 @@ def is_open(row: Any, name: str, _: str) -> bool:
 
 
 def test_an_open_scan_looks_at_each_task_that_left_the_open_ones():
-    """Completed meanwhile: its row comes; deleted: its id is known to be gone."""
+    """Completed meanwhile: its row comes; deleted: its id is known to be deleted."""
     server = ListServer(tasks(40), matches=is_open)
     made = scan(server, plan=open_plan(5), expected_ids=["t1", "t2", "gone"])
     found = read(made)
@@ -644,7 +644,8 @@ def test_tokens_that_stop_early_are_noticed_by_the_count():
 
 
 def test_watermarks_come_from_data_and_never_from_the_future():
-    """Null, absent and odd times are ordinary; a clock that is ahead is clamped to the start."""
+    """Null, absent and malformed times are ordinary; a clock that is ahead is clamped to the
+    start."""
     rows = [
         {"id": "a", "createdAt": NOW_MS + 10**9, "updatedAt": None},
         {"id": "b", "createdAt": "soon", "updatedAt": 5},
@@ -869,7 +870,7 @@ def test_more_rows_of_one_millisecond_than_a_page_holds_are_skipped_and_reported
     assert made.outcome.page_size == 10
 
 
-def test_an_odd_item_on_the_last_page_is_no_news_for_ever():
+def test_a_malformed_item_on_the_last_page_isnt_new_each_time():
     """The page that comes again has it again."""
     rows = [*records(12), {"id": None, "createdAt": 9_980_000}]
     made = scan(naming_its_last(rows))
@@ -895,7 +896,7 @@ def test_a_page_size_that_no_server_honored_is_not_taken_from_a_state(bad: Any):
 
 
 @pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
-def test_a_full_page_that_nothing_calls_the_last_is_not_believed(resource: str):
+def test_a_full_page_without_a_sign_of_the_end_is_probed(resource: str):
     """200 of 450 rows, no token, no count: what is there lands, and is in doubt; the next scan
     knows it, and asks for nothing but the page."""
     rows = [{"id": f"r{n}"} for n in range(450)]
@@ -938,7 +939,7 @@ def test_a_page_whose_next_one_cannot_be_asked_for_is_kept_and_in_doubt(clamps: 
 
 
 @pytest.mark.parametrize("counted", [True, False])
-def test_what_follows_without_a_place_is_read_with_a_bigger_limit(counted: bool):
+def test_rows_without_a_page_token_are_read_with_a_larger_limit(counted: bool):
     """And the list is complete; also where it is counted, and all of it was on that page."""
     server = ListServer(records(45), counted=counted, answer=_names_no_place)
     made = scan(server)
@@ -960,9 +961,9 @@ def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
     assert made.outcome.doubt.kind is DoubtKind.UNREACHABLE_PAGE
 
 
-def test_items_without_an_id_that_come_again_are_no_news():
-    """A server that ignores `startAfter` gives its first page again, the same odd items with it:
-    the search for what follows a full last page ends."""
+def test_items_without_an_id_that_come_again_arent_new():
+    """A server that ignores `startAfter` gives its first page again, the same malformed items with
+    it: the search for what follows a full last page ends."""
     rows = [*records(4), None, {"id": 7.5}, *records(4, first=4)]
 
     def answer(page: Page, params: Any) -> Page:
@@ -977,7 +978,7 @@ def test_items_without_an_id_that_come_again_are_no_news():
     assert len(server.asked) <= 1 + 8
 
 
-def test_a_place_that_is_refused_now_and_then_is_asked_for_once_more():
+def test_a_page_token_refused_now_and_then_is_tried_once_more():
     """Where a restart got no further: 404 of one server behind a balancer, say."""
 
     def before(number: int) -> None:
@@ -1059,7 +1060,7 @@ def test_a_scan_killed_at_a_full_last_page_asks_for_that_page_again():
     assert made.outcome.complete
 
 
-def test_a_count_below_what_is_listed_is_no_proof_of_an_end():
+def test_a_count_below_what_is_listed_doesnt_prove_an_end():
     """It is capped: a full page may be a part."""
     server = counting(ListServer(prospects(450), paged=False), lambda _: 100)
     made = scan(server, "prospects", page_size=200)
@@ -1153,7 +1154,7 @@ def test_a_row_is_gone_or_there_only_where_the_api_says_so(answer: Any, found: F
     assert bool(look_ups.warnings) is (found is Found.UNDECIDED)
 
 
-def test_a_key_that_is_refused_altogether_is_no_undecided_row():
+def test_a_refused_key_isnt_an_undecided_row():
     """401 is the run's failure."""
     with pytest.raises(Unauthorized):
         answering({"a": refused(401)}).look("a")
@@ -1309,7 +1310,7 @@ def test_a_refused_filter_is_remembered_by_a_resumed_scan():
     assert resumed.outcome.filter_refused
 
 
-def test_a_refused_page_size_is_no_refused_filter():
+def test_a_refused_page_size_isnt_a_refused_filter():
     """All of the list is given in smaller pages alone: the filter may be tried again."""
     made = scan(_refusing(400, above=25), plan=open_plan(5), page_size=100)
     assert len(read(made)) == 25
@@ -1341,7 +1342,7 @@ def test_a_first_scan_knows_from_its_first_page_how_many_follow():
 
 
 def test_without_a_count_the_last_scan_gives_the_pages_left():
-    """At least one, until the list has ended; a count that can't be one says nothing."""
+    """At least one, until the list has ended; an impossible count is ignored."""
     assert _left(scan(ListServer(records(40))), usual=3) == [3, 2, 1, 1, 0, 0]
     assert _left(scan(ListServer(records(40)))) == [None, None, None, None, 0, 0]
 

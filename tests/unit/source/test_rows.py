@@ -89,7 +89,7 @@ def test_milliseconds_are_points_in_time_and_other_integers_are_not():
         (2**70, "created_at__v_text", str(2**70)),
     ],
 )
-def test_what_is_no_time_lands_beside_the_time_column(value: Any, column: str, kept: Any):
+def test_an_invalid_time_lands_in_a_variant_column(value: Any, column: str, kept: Any):
     """And the time column itself is null."""
     assert row({"createdAt": value}) == {column: kept}
 
@@ -211,7 +211,7 @@ def test_an_integer_that_names_another_record_is_kept_as_text(hidden: Any):
 
 @pytest.mark.parametrize("item", [None, "text", 5, [], {}, {"ID": "1"}, {"id": None}, {"id": ""},
                                   {"id": 1.5}, {"id": True}, {"id": ["1"]}])  # fmt: skip
-def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
+def test_a_malformed_item_in_the_middle_costs_no_other_row(item: Any):
     """It is sorted out, kept by its content, and the rest of the page lands."""
     records, odd = split_malformed([{"id": "1"}, item, {"id": "2"}])
     assert [record["id"] for record in records] == ["1", "2"]
@@ -356,7 +356,7 @@ def test_text_that_looks_like_dlts_own_type_marks_stays_text():
     assert row({"title": "\uf0261.5"}) == {"title": "\uf0261.5"}
 
 
-def test_marks_inside_json_are_handed_over_as_text():
+def test_markers_inside_json_are_passed_on_as_text():
     """dlt strips them from parsed JSON, and leaves JSON text alone."""
     assert dlts_row({"labels": ["\uf02bVIP"]}) == {"labels": '["\uf02bVIP"]'}
     assert row({"labels": ["\uf02bVIP"]}) == {"labels": ["\uf02bVIP"]}

@@ -196,7 +196,7 @@ def test_a_share_smaller_than_any_list_leaves_narrow_scans():
     assert (plan.kind, plan.max_pages) == (ScanKind.FULL, 1)
 
 
-def test_a_narrow_scan_that_takes_much_of_the_hour_is_none():
+def test_a_narrow_scan_that_takes_much_of_the_hour_is_not_made():
     """Its list is read at an even pace instead, once a day."""
     tasks = known("tasks", 10_000, narrow_pages={"open": 2000}, last_full_ms=NOW_MS)
     read, runs = 0, 0
@@ -271,7 +271,7 @@ def test_events_stand_for_every_scan_of_prospects_until_a_full_one_is_due():
     assert kinds(planned(old, events=Events(None)))["prospects"] == "full"
 
 
-def test_prospects_too_big_for_a_daily_scan_are_read_in_parts_beside_their_events():
+def test_prospects_too_big_for_a_daily_scan_are_read_in_parts_and_by_events():
     lists = {"prospects": known("prospects", 50_000)}
     narrow, part = planned(lists, events=Events(None))["prospects"]
     assert (narrow.kind, part.kind, part.max_pages) == (ScanKind.EVENTS, ScanKind.FULL, 600)

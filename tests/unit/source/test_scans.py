@@ -71,7 +71,7 @@ def test_above_the_share_each_list_has_its_narrow_scan(resource: str, kind: str)
     assert planned(resource, facts(2000)).kind == kind
 
 
-def test_a_complete_scan_in_the_future_is_no_reason_to_wait():
+def test_a_complete_scan_in_the_future_delays_no_scan():
     """It began while the clock was wrong; else no full scan would come until then."""
     known = facts(2000, last_full_ms=NOW_MS + 400 * 24 * HOUR_MS)
     assert planned("notes", known).kind is ScanKind.FULL
@@ -99,7 +99,7 @@ def test_a_day_after_the_last_complete_scan_the_next_is_full():
 
 
 def test_a_full_scan_that_the_hour_does_not_hold_is_spread_over_runs():
-    """And gone on with, whatever the clock says meanwhile."""
+    """And resumed, whatever the clock says meanwhile."""
     known = facts(8000, last_full_ms=NOW_MS - 24 * HOUR_MS)
     made = planned("notes", known)
     assert (made.kind, made.max_pages) == (ScanKind.FULL, 3000)

@@ -45,7 +45,7 @@ def test_milliseconds_become_exactly_that_point_in_time(ms: int):
 
 
 @pytest.mark.parametrize("ms", [FIRST_MS - 1, LAST_MS + 1, 1.0, True, "1700000000000", None])
-def test_what_is_no_millisecond_of_the_calendar_is_no_time(ms: Any):
+def test_a_number_outside_the_calendar_isnt_a_time(ms: Any):
     """Floats, text, booleans and other geological ages land in a variant of a time column."""
     assert not is_ms(ms)
     assert fitted(ms, "timestamp", is_time=True) is None if ms is not None else True

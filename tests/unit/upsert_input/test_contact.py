@@ -22,7 +22,7 @@ _addresses = st.builds(
 
 
 @given(_addresses)
-def test_a_plain_email_is_one_for_the_library_too(address: str) -> None:
+def test_a_plain_email_is_valid_for_the_library_too(address: str) -> None:
     """Whatever the expression accepts, the library accepts, and calls it the same but for case."""
     if contact._PLAIN_EMAIL.fullmatch(address):
         assert email_identity(address) == contact._library_email(address).lower()
@@ -35,7 +35,7 @@ def test_a_plain_email_is_one_for_the_library_too(address: str) -> None:
         *("a@-b.co", ".a@b.co", "a..b@c.co", "a@b.co\x00", "a@[127.0.0.1]", '"a b"@c.co'),
     ],
 )
-def test_what_is_no_email_is_refused(address: str) -> None:
+def test_an_invalid_email_is_refused(address: str) -> None:
     """Each is refused with a reason, by the library or by its missing period."""
     with pytest.raises(ValueError, match=r"\w"):
         email_identity(address)
@@ -74,7 +74,7 @@ _international = st.builds("+{}{}".format, _code, _digits)
     st.one_of(_us_like, _international, _digits.map("+{}".format), _digits),
     st.sampled_from(["US", "CA", "GB", "DE", "BS", "MX"]),
 )
-def test_a_plain_phone_is_what_the_library_makes_of_it(text: str, region: str) -> None:
+def test_a_plain_phone_equals_the_librarys_result(text: str, region: str) -> None:
     """For every shape that is answered fast, and its neighbors: same number or same refusal."""
 
     def answer(of: object) -> object:
@@ -116,7 +116,7 @@ def test_an_extension_is_left_out_with_a_warning() -> None:
         *("+", "1-800-FLOWERS", "415555010012345678", "+999123456789"),
     ],
 )
-def test_what_is_no_phone_is_refused(text: str) -> None:
+def test_an_invalid_phone_is_refused(text: str) -> None:
     """Too short, too long, words, two numbers, or what a spreadsheet has shortened."""
     with pytest.raises(ValueError, match=r"\w"):
         e164(text, "US")

@@ -85,7 +85,7 @@ def test_one_column_needs_no_delimiter(write: WriteFile) -> None:
 
 
 @pytest.mark.parametrize("line", ["1", "1,2,3", "1,2,"])
-def test_a_ragged_row_is_handed_out_with_its_problem(write: WriteFile, line: str) -> None:
+def test_a_ragged_row_is_returned_with_its_problem(write: WriteFile, line: str) -> None:
     """Too few or too many cells, empty ones too: named, and the rows around it are read."""
     rows = list(open_input(write(f"a,b\nx,y\n{line}\nz,w\n")))
     assert numbers(rows) == [2, 3, 4]
@@ -375,7 +375,7 @@ def test_a_title_is_distinguished_from_a_header(write: WriteFile, text: str, lin
 
 
 @pytest.mark.parametrize("text", ["email\na@b.co\n", "name\n'Lee, Ann'\n'Low, Bob'\n", "a\nb,c\n"])
-def test_a_header_of_one_column_is_no_title(write: WriteFile, text: str) -> None:
+def test_a_header_of_one_column_isnt_a_title(write: WriteFile, text: str) -> None:
     """A list of one column may have commas in its cells."""
     assert len(open_input(write(text)).columns) == 1
 

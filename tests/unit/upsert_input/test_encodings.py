@@ -168,7 +168,7 @@ def test_utf_16_without_a_mark_is_detected_in_any_alphabet(write: WriteFile) -> 
             assert read.guess is None
 
 
-def test_a_nul_in_a_short_file_is_no_utf_16(write: WriteFile) -> None:
+def test_a_nul_in_a_short_file_isnt_taken_for_utf_16(write: WriteFile) -> None:
     """One zero byte is a damaged cell."""
     (row,) = open_input(write(b"First Name,Email\nA\0nn,a@b.co\n"))
     assert row.values["First Name"] == "A\0nn"
@@ -214,7 +214,7 @@ def test_an_encoding_can_be_named(write: WriteFile) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["base64", "undefined", "a\0b", "idna " * 99])
-def test_what_is_no_encoding_of_text_is_refused(write: WriteFile, encoding: str) -> None:
+def test_an_encoding_that_isnt_for_text_is_refused(write: WriteFile, encoding: str) -> None:
     """Python has codecs of other things too."""
     with pytest.raises(InputError, match="unknown encoding"):
         open_input(write("a,b\n"), encoding=encoding)
@@ -252,7 +252,7 @@ def test_an_option_that_the_format_does_not_have_is_refused(write: WriteFile) ->
         open_input(write('{"a": 1}\n'), delimiter=";")
 
 
-def test_a_file_without_line_ends_is_no_text(write: WriteFile) -> None:
+def test_a_file_without_line_ends_isnt_text(write: WriteFile) -> None:
     """It is refused before it fills the memory."""
     with pytest.raises(InputError, match="no line end within 32 MB"):
         open_input(write(b"x" * (34 * 1024 * 1024)))

@@ -76,7 +76,7 @@ def test_the_connectors_own_columns_are_passed_over(column: str) -> None:
     assert plan(column).ignored == (column,)
 
 
-def test_read_only_columns_are_passed_over_in_tables_alone() -> None:
+def test_read_only_columns_are_ignored_only_in_tables() -> None:
     """A pulled table has them by nature; in a file, a user may expect them to work."""
     columns = ("id", "created_at", "updated_at", "current_stage", "current_stage_id")
     assert plan(*columns, from_table=True).ignored == columns

@@ -186,7 +186,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert files(tmp_path) == ["rejects.csv"]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     """With the path and what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Choose another --rejects"):
@@ -252,7 +252,7 @@ def test_an_unknown_rejects_file_counts_as_changed(tmp_path: Path) -> None:
 def test_the_rejects_of_a_rejects_file_are_numbered(
     name: str, account: str | None, expected: str
 ) -> None:
-    """`.rejects.csv.rejects.csv` says nothing more."""
+    """`.rejects.csv.rejects.csv` adds nothing."""
     assert next_rejects_name(name, account) == expected
 
 
@@ -286,7 +286,7 @@ def test_rows_that_cannot_be_written_are_still_counted(tmp_path: Path) -> None:
     assert isinstance(rejects.failure, FileNotFoundError)
 
 
-def test_a_place_that_is_lost_at_the_end_is_reported_too(tmp_path: Path) -> None:
+def test_a_path_that_is_lost_at_the_end_is_reported_too(tmp_path: Path) -> None:
     """Nothing half-written is left."""
     folder = tmp_path / "gone"
     with RejectsFile(folder / "rejects.csv", COLUMNS) as rejects:

@@ -55,7 +55,7 @@ def test_json_lines_have_the_columns_of_all_their_lines(write: WriteFile) -> Non
         ('{"a":"' + "x" * 9_000_000 + '"}', "a line of more than 8 million characters"),
     ],
 )
-def test_a_line_that_is_no_object_is_named(write: WriteFile, line: str, problem: str) -> None:
+def test_a_line_that_isnt_an_object_is_named(write: WriteFile, line: str, problem: str) -> None:
     """The lines around it are read."""
     rows = list(open_input(write(f'{{"a":1}}\n{line}\n{{"a":2}}\n', name="x.jsonl")))
     assert [row.row_number for row in rows] == [1, 2, 3]
@@ -78,7 +78,7 @@ def test_a_comma_at_the_end_of_a_line_is_read_over_and_reported() -> None:
     assert read.notes == ["lines whose comma at the end was ignored: 1"]
 
 
-def test_a_line_that_is_no_json_is_described_by_column_and_length_alone(write: WriteFile) -> None:
+def test_a_line_of_invalid_json_is_described_by_column_and_length_alone(write: WriteFile) -> None:
     """The line itself, which may name people, is for the rejects file."""
     line = '{"name": "Ann Lee" "phone": 4155550100}'
     _, row = open_input(write(f'{{"a": 1}}\n{line}\n', name="x.jsonl"))

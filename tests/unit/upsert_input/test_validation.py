@@ -46,7 +46,7 @@ def reason(values: dict[str, Any], **options: Any) -> str:
 
 
 def test_a_good_row_becomes_the_payload_and_its_identities() -> None:
-    """Trimmed text, E.164, `update` said aloud; the email as typed, compared without case."""
+    """Trimmed text, E.164, an explicit `update`; the email as typed, compared without case."""
     row = check(
         {
             "First Name": " Ann ",
@@ -381,7 +381,7 @@ def test_times_become_unix_milliseconds(value: Any, ms: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["tomorrow", "1751374800", 1e300, "07/01/2025", True, [1]])
-def test_what_is_no_time_is_named(value: Any) -> None:
+def test_an_invalid_time_is_named(value: Any) -> None:
     """Seconds, which are no milliseconds, too."""
     assert "note.date: " in reason({"note.body": "x", "note.date": value})
 
@@ -687,7 +687,7 @@ def test_a_constant_that_cannot_be_right_is_refused_at_once(
 
 
 @pytest.mark.parametrize("column", ["postalCode", "stageId", "firstName", "phone"])
-def test_a_date_that_a_spreadsheet_has_made_is_no_code_and_no_name(column: str) -> None:
+def test_a_date_made_by_a_spreadsheet_is_neither_a_code_nor_a_name(column: str) -> None:
     """1-2 typed into a sheet is the first or second of some month."""
     assert "holds a date" in reason({column: datetime(2026, 1, 2)})
     assert "holds a date" in reason({column: date(2026, 1, 2)})

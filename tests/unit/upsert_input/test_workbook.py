@@ -1,4 +1,4 @@
-"""Workbooks: what the sheet shows is what is pushed, and what it can't show is said."""
+"""Workbooks: what the sheet shows is what is pushed, and what it can't show is reported."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_number_is_read_as_its_format_means_it(
 
 
 def test_hidden_rows_count_and_are_reported(write: WriteFile) -> None:
-    """A filter leaves them in the file: whoever pushes what they see should know."""
+    """A filter leaves them in the file: people who push what they see should know."""
     cell = "<c t='str'><v>x</v></c>"
     rows = f"{HEAD}<row>{cell}</row><row hidden='1'>{cell}</row><row hidden='true'/>"
     with open_input(write(raw_workbook(rows), name="x.xlsx")) as read:

@@ -1,4 +1,5 @@
-"""Notes on their own, killed at every point: each is created once, or it is said that it may be."""
+"""Notes on their own, killed at every point: each is created once, or reported as possibly
+created."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_an_image_is_found_by_its_run(database: Database):
         assert list(images.of_run(connection, "run-1")) == [("p1", IMAGE, "run-2")]
 
 
-def test_what_a_run_has_changed_itself_is_no_image_of_before(database: Database):
+def test_a_runs_own_change_isnt_a_before_image(database: Database):
     """Of two writes of one run to one person, the first knows what was there before; the second
     adds what it is the first to change, and what it has left there counts."""
     images, later = kept(database, b"k" * 32), {"title": "changed", "company": "Acme"}

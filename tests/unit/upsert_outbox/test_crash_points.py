@@ -280,7 +280,7 @@ def test_an_api_without_idempotency_is_found_out_and_looked_at_from_then_on(tmp_
     rig.close()
 
 
-def test_an_api_that_marks_replays_is_believed_again(tmp_path: Path):
+def test_an_api_that_marks_replays_is_trusted_again(tmp_path: Path):
     """What was learnt of a forgetful API is forgotten once it is seen to remember."""
     learnt = LearntMemory().after(5.0, remembered=False)
     assert learnt.forgets

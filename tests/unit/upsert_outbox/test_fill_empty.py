@@ -97,7 +97,7 @@ def test_only_so_many_are_looked_up_and_the_rest_is_reported(rig: Rig, api: Fake
     assert cities(api) == ["Rome"] * 6
 
 
-def test_a_fresh_row_goes_on_without_what_isnt_known(rig: Rig, api: FakeApi):
+def test_a_fresh_row_is_sent_without_unknown_fields(rig: Rig, api: FakeApi):
     """No look-up is left: the field is left out, and the rest is sent by the copy."""
     rows = hire_some(api, 2, city="")
     pull(rig, api)
@@ -128,7 +128,7 @@ def test_one_scan_finds_the_empty_fields_of_all_people(rig: Rig, api: FakeApi, w
 
 
 def test_a_person_created_or_met_is_filled_as_they_are(rig: Rig, api: FakeApi):
-    """A new person gets all that the row says; of whoever is met, what is empty."""
+    """A new person gets all that the row says; of a person met, what is empty."""
     hire(api, "q1", title="Boss", company="")
     pushed = push(rig, {**ADA, "title": "Agent", "company": "Acme"}, person(7), rules=FILL)
     assert pushed.statuses == {2: "updated", 3: "created"}

@@ -69,7 +69,7 @@ def test_a_person_who_changed_in_a_planned_field_is_a_conflict(rig: Rig, api: Fa
     assert not any(value in message for value in ("Boss", "Broker", "Agent", "Acme"))
 
 
-def test_a_change_elsewhere_or_of_what_was_unknown_is_no_conflict(rig: Rig, api: FakeApi):
+def test_a_change_of_another_or_unknown_field_isnt_a_conflict(rig: Rig, api: FakeApi):
     """Only planned fields count; what wasn't known when it was planned can't have changed."""
     hire(api, "p1")
     api.edit("p1", company="Elsewhere", phone="+14155550177")

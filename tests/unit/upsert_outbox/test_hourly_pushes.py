@@ -104,7 +104,7 @@ def test_every_edit_stands_and_a_changed_cell_is_sent_once(
 
 @pytest.mark.parametrize("pulls", [True, False], ids=["pulls", "no pulls"])
 def test_two_jobs_on_one_person_come_to_rest(rig: Rig, api: FakeApi, pulls: bool):
-    """Each has said its own once; from then on neither sends, and one that changes a cell sends
+    """Each has settled its own once; from then on neither sends, and one that changes a cell sends
     that one."""
     hired(api)
     pull(rig, api)

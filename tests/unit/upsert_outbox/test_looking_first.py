@@ -18,7 +18,7 @@ ADA = {"firstName": "Ada", "lastName": "L", "email": "ada@example.org", "phone":
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    """Its API has been pushed to by an outbox that is gone."""
+    """Its API has been pushed to by an outbox that was lost."""
     clock = FakeClock()
     api = FakeApi(clock)
     with_other = Rig(f"sqlite:///{tmp_path / 'lost.db'}", api, clock=clock)

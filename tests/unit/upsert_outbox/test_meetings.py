@@ -47,7 +47,7 @@ def test_a_person_met_isnt_changed_through_a_contact_that_two_people_have(rig: R
     assert "isn't alone" in (pushed.messages[2] or "")
 
 
-def test_a_row_that_cant_change_whom_it_met_isnt_tried_hour_after_hour(rig: Rig, api: FakeApi):
+def test_a_row_that_cant_change_the_person_it_met_isnt_retried_every_hour(rig: Rig, api: FakeApi):
     """Refused at no request, until one of the people changes."""
     hire(api, "q1", title="Boss")
     hire(api, "q2", title="Boss")
@@ -62,7 +62,9 @@ def test_a_row_that_cant_change_whom_it_met_isnt_tried_hour_after_hour(rig: Rig,
     assert push(rig, ADA).statuses == {2: "updated"}
 
 
-def test_a_row_whose_contact_has_gone_to_another_isnt_tried_hour_after_hour(rig: Rig, api: FakeApi):
+def test_a_row_whose_contact_now_belongs_to_another_person_isnt_retried_every_hour(
+    rig: Rig, api: FakeApi
+):
     """Its person was deleted, and another person has the email now; also once a pull has read
     it."""
     hire(api, "q1", title="Boss")
@@ -91,7 +93,7 @@ def test_a_new_contact_of_a_person_met_must_not_be_another_persons(rig: Rig, api
     assert "q2" in (pushed.messages[2] or "")
 
 
-def test_the_contact_that_finds_them_can_take_another_one_beside_it(rig: Rig, api: FakeApi):
+def test_a_person_found_by_one_contact_can_get_the_other(rig: Rig, api: FakeApi):
     """Found by phone, their only contact: the email is added, since no one has it."""
     hire(api, "q1", email=None)
     assert push(rig, ADA).statuses == {2: "updated"}

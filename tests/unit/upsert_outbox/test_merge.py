@@ -88,7 +88,7 @@ def test_equality_is_normalized_as_the_api_does(name: str, ours: Any, theirs: An
     assert merged(ours, theirs=known(**{name: theirs}), name=name).action is FieldAction.EQUAL
 
 
-def test_what_the_api_made_of_ours_is_equal():
+def test_a_value_as_the_api_rewrote_it_is_equal():
     """It drops a phone, or cuts a text: as long as ours is what was written, that is no edit."""
     base = remembered(title="Agent~", shown={"title": ("Agent~", "Agent")})
     found = merged("Agent~", base, known(title="Agent"))
@@ -131,7 +131,7 @@ def test_a_change_that_replaces_an_edit_says_so():
     assert (found.action, found.replaces_edit) == (FieldAction.SEND, True)
 
 
-def test_what_the_api_made_of_ours_is_no_edit():
+def test_a_value_as_the_api_rewrote_it_isnt_an_edit():
     """A change of a cell whose last value was cut replaces no edit."""
     base = remembered(title="Agent~", shown={"title": ("Agent~", "Agent")})
     assert not merged("Broker", base, known(title="Agent")).replaces_edit
@@ -183,7 +183,7 @@ def test_of_several_rows_the_last_that_changed_speaks():
 
 
 def test_rows_that_disagree_come_to_rest():
-    """Two rows that say what both said when they were settled send nothing, and are reported."""
+    """Two rows that are as they were when they were settled send nothing, and are reported."""
     base = remembered(title={"A", "B"})
     rows = [Row({"title": each}, base) for each in ("A", "B")]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
@@ -201,7 +201,7 @@ def test_rows_that_were_settled_apart_have_a_base_each():
 
 
 def test_a_new_source_takes_over_what_another_one_settled():
-    """A renamed or dated file that says what was said before sends nothing."""
+    """A renamed or dated file with the same content as before sends nothing."""
     base = Remembered(others={"title": {printed("title", "Agent")}})
     found = merged("Agent", base, known(title="Broker"))
     assert (found.action, found.why, found.settles) == (FieldAction.KEEP, Why.TAKEN_OVER, True)

@@ -111,7 +111,7 @@ def test_a_created_person_is_settled_by_the_answer(rig: Rig, api: FakeApi):
 
 
 def test_a_creation_is_one_whatever_its_answer_calls_it(rig: Rig, api: FakeApi):
-    """Answered 200, as a match is: whoever is new and as the row says was created by it."""
+    """Answered 200, as a match is: a new person who is as the row says was created by it."""
     api.says_created = None
     assert push(rig, ADA).statuses == {2: "created"}
     assert (api.posts, api.gets) == (1, 0)
@@ -241,7 +241,7 @@ def test_a_new_contact_of_another_person_is_rejected(rig: Rig, api: FakeApi):
 
 
 def test_an_only_contact_is_not_changed(rig: Rig, api: FakeApi):
-    """This API would create a stranger."""
+    """This API would create another person."""
     hire(api, "p1", email=None)
     pull(rig, api)
     row = {**ADA, "email": None}
@@ -336,7 +336,7 @@ def test_a_person_deleted_before_an_upgrade_stays_deleted(rig: Rig, api: FakeApi
 
 
 def test_people_of_earlier_pushes_are_known_from_the_results_too(rig: Rig, api: FakeApi):
-    """The ledger is gone; `_hc_push_results` says who was pushed."""
+    """The ledger was lost; `_hc_push_results` says who was pushed."""
     hire(api, "p1", title="Broker")
     hire(api, "p2", email="bob@x.org", phone=None)
     api.clock.advance(1)
@@ -465,7 +465,7 @@ def test_a_row_with_other_contacts_under_the_names_of_a_lost_one_is_rejected(
     assert push(rig, ADA, other, allow_shared_contact=True).statuses[3] == "created"
 
 
-def test_one_new_contact_beside_a_known_one_is_sent(rig: Rig, api: FakeApi):
+def test_a_new_contact_is_sent_with_a_known_one(rig: Rig, api: FakeApi):
     """By the contact that stays, after a look that shows that the new one is no one's."""
     push(rig, ADA)
     assert push(rig, {**ADA, "phone": "+14155550777"}).statuses == {2: "updated"}

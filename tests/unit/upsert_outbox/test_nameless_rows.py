@@ -64,7 +64,7 @@ def test_names_that_the_copy_does_not_have_are_looked_up(rig: Rig, api: FakeApi)
     assert (bodies(api)[0]["firstName"], requests(api)) == ("Ada", (1, 1))
 
 
-def test_a_person_whom_an_earlier_push_created_is_known_without_a_copy(rig: Rig, api: FakeApi):
+def test_a_person_created_by_an_earlier_push_is_known_without_a_copy(rig: Rig, api: FakeApi):
     """The input lost its name columns: the receipt leads to the person, and what was settled under
     their names still holds next to a recruiter's edit."""
     push(rig, ADA)
@@ -193,7 +193,7 @@ def test_a_row_that_follows_the_creation_of_its_person_changes_them(rig: Rig, ap
 
 
 def test_the_name_of_an_entry_outlives_rows_without_one(rig: Rig, api: FakeApi):
-    """Its row comes back with names and another contact: it would create a stranger."""
+    """Its row comes back with names and another contact: it would create another person."""
     push(rig, ADA)
     push(rig, {**NAMELESS, "title": "Broker"})
     moved = {**ADA, "email": "other@x.org", "phone": "+14155550199"}

@@ -48,7 +48,7 @@ class Pushes(RuleBasedStateMachine):
             for n in range(PEOPLE)
         ]
         self.rig.push(both)
-        self.settled: dict[str, set[str]] = {}  # person → what their rows said last
+        self.settled: dict[str, set[str]] = {}  # person → the last content of their rows
         self.titles: dict[str, str] = {}
 
     @rule(file=rows(), fates=st.lists(FATES, max_size=5), waits_h=st.sampled_from([0, 1, 11]))

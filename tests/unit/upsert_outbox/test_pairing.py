@@ -136,7 +136,7 @@ def damage_receipts(ledger: Database) -> None:
     outbox_path(ledger).write_bytes(content)
 
 
-def test_damage_that_is_found_in_the_midst_of_a_push_names_the_same_way_out(ledger: Database):
+def test_damage_found_during_a_push_names_the_same_way_out(ledger: Database):
     """It opens, and fails at a page that is read later: `--new-ledger` sees that as well."""
     damage_receipts(ledger)
     for _ in range(2):
@@ -153,7 +153,7 @@ def test_damage_that_is_found_in_the_midst_of_a_push_names_the_same_way_out(ledg
 
 
 @pytest.mark.parametrize("lost", ["neither", "ledger"])
-def test_a_folder_or_no_database_in_its_place_is_a_lost_outbox(tmp_path: Path, lost: str):
+def test_a_folder_or_another_file_in_its_place_is_a_lost_outbox(tmp_path: Path, lost: str):
     """Also where the ledger is new and remembers none: a pull continues without."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     with closing(Database(url)) as ledger:
@@ -267,7 +267,7 @@ def test_a_budget_that_was_lost_takes_its_outbox_back(tmp_path: Path, loss: str)
             pass
 
 
-def test_a_ledger_of_before_is_paired_at_its_first_use(tmp_path: Path):
+def test_a_ledger_of_an_earlier_version_is_paired_at_its_first_use(tmp_path: Path):
     """Neither half of it has heard of the other."""
     from connector.upsert.outbox.outbox_schema import MIGRATIONS
 

@@ -189,7 +189,7 @@ def test_an_option_that_this_version_does_not_know_is_refused(plan: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"email,first name\na@b.c,Ada\n", b"\x00" * 100_000])
-def test_another_file_is_no_plan(tmp_path: Path, content: bytes):
+def test_another_file_isnt_a_plan(tmp_path: Path, content: bytes):
     """Whatever it is called."""
     path = tmp_path / "people.hcplan"
     path.write_bytes(content)
@@ -197,7 +197,7 @@ def test_another_file_is_no_plan(tmp_path: Path, content: bytes):
         open_plan(path, HASHER)
 
 
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
+def test_a_plan_path_that_isnt_a_file_is_refused_at_once(tmp_path: Path):
     """A folder, nothing at all, a pipe without a writer."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):

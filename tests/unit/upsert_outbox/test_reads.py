@@ -114,8 +114,8 @@ def test_many_people_are_read_by_one_scan(rig: Rig, api: FakeApi):
 
 
 def test_a_scan_shows_edits_and_shared_contacts(rig: Rig, api: FakeApi):
-    """The merge is done again with what it shows; whoever isn't alone with their contact is looked
-    up, and left alone."""
+    """The merge is done again with what it shows; a person who isn't alone with their contact is
+    looked up, and left alone."""
     rows = hire_some(api, 10)
     pull(rig, api)
     push(rig, *rows)
@@ -298,7 +298,7 @@ def test_what_was_read_of_a_person_is_dropped_with_their_write(rig: Rig, api: Fa
     assert b"Ada" in open_.seen
 
 
-def test_a_look_that_brings_nothing_to_send_is_no_write(rig: Rig, api: FakeApi):
+def test_a_look_up_that_leaves_nothing_to_send_isnt_a_write(rig: Rig, api: FakeApi):
     """People are shown without `updatedAt`: what was kept is still reported by the same copy."""
     (row,) = hire_some(api, 1)
     api.shows_no_times = True

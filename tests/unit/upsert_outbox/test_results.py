@@ -100,7 +100,7 @@ def test_what_has_landed_and_says_nothing_more_is_dropped(database: Database):
 
 
 def test_an_outcome_says_which_record_and_fields_it_is_about(database: Database):
-    """The prospect where nothing else is said; lists of names as JSON, and null where none."""
+    """The prospect, unless given; lists of names as JSON, and null where none."""
     note = RowResult(3, Status.CREATED, "p1", "why", "notes", "n1", ("body", "pin"))
     store = put(database, RowResult(2, Status.UPDATED, "p1", "why", kept_fields=("title",)), note)
     names = ("record_kind", "record_id", "changed_fields", "kept_fields")

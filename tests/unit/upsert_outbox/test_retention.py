@@ -37,7 +37,7 @@ def forget_older(rig: Rig, days: float) -> None:
 
 
 def test_a_closed_write_holds_nothing_of_the_person(rig: Rig):
-    """Bytes and the row's own values are gone as soon as the answer is booked."""
+    """Bytes and the row's own values are deleted as soon as the answer is recorded."""
     rig.push([ROW])
     with rig.database.read() as connection:
         for row in connection.execute(sa.select(writes)):

@@ -78,7 +78,7 @@ def test_of_several_former_keys_the_one_that_sent_last_is_followed(rig: Rig):
     assert scopes.of(OTHER_KEY) == 1
 
 
-def test_an_outbox_of_before_goes_on(rig: Rig):
+def test_an_outbox_of_an_earlier_version_keeps_working(rig: Rig):
     """Its receipts stay, under the number of the key that is used."""
     rig.push([ROW])
     with rig.database.write() as connection:

@@ -112,7 +112,7 @@ def test_a_phone_alone_doesnt_make_two_people_one(email: int | None):
 
 
 @pytest.mark.parametrize("phone", [12, None])
-def test_an_email_alone_doesnt_either(phone: int | None):
+def test_an_email_alone_doesnt_make_two_people_one(phone: int | None):
     """Matched by email, another first name, another phone or none."""
     assert judge([row(5, "Bob", 1, phone, others=known(by_email=True))]).keys() == {5}
 
@@ -448,7 +448,7 @@ def test_a_second_person_created_by_an_update_is_a_failure(rig: Rig, api: FakeAp
     assert rig.push([row]).statuses == {2: "unchanged"}
 
 
-def test_a_deleted_prospect_that_is_created_again_is_no_failure(rig: Rig, api: FakeApi):
+def test_a_deleted_prospect_that_is_created_again_isnt_a_failure(rig: Rig, api: FakeApi):
     """No one else has the contact: its row has changed, and is whole again."""
     rig.push([person("Ann", "ann")])
     del api.prospects["p1"]
@@ -536,7 +536,7 @@ def test_a_server_that_ignores_update_false_has_updated(rig: Rig, api: FakeApi):
     assert (api.posts, len(api.applied)) == (12, 12)
 
 
-def test_update_only_looks_whom_it_would_change(rig: Rig, unknown: FakeApi):
+def test_update_only_looks_up_the_people_it_would_change(rig: Rig, unknown: FakeApi):
     """Who is found is another person: nothing is sent."""
     pushed = rig.push([person("Bob", "bob", P)], mode="update-only")
     assert pushed.statuses == {2: "rejected"}

@@ -56,7 +56,7 @@ def test_an_uncertain_write_holds_back_no_other_person(rig: Rig):
     assert "nothing may overtake it" in (pushed.messages[2] or "")
 
 
-def test_it_is_no_failure_of_a_push_that_has_nothing_to_send(rig: Rig):
+def test_an_uncertain_write_doesnt_fail_a_push_with_nothing_to_send(rig: Rig):
     """All of that file is as it should be."""
     assert set(rig.push(OTHERS, source="other.csv").statuses.values()) == {"unchanged"}
 
@@ -107,7 +107,7 @@ def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated
     ],
     ids=["surrogate", "NUL", "long", "empty", "names", "contacts"],
 )
-def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
+def test_an_answer_with_unusual_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
     """An id that the ledger can't hold names no one; names that are no text say nothing. The row
     is done, and so are those whose answers are recorded with it."""
 
@@ -213,7 +213,7 @@ def test_an_activity_whose_answer_doesnt_show_it_is_looked_up(tmp_path: Path):
 def test_a_warning_reaches_the_user_though_a_creation_looks_like_a_match(
     tmp_path: Path, warns: int
 ):
-    """The API alters a value, says so, and answers 200 to a creation: whoever it shows is taken
+    """The API alters a value, says so, and answers 200 to a creation: the person it shows is taken
     for a match, and gets the value once more; the warning is reported, once."""
 
     class Shortens(FakeApi):

@@ -50,9 +50,7 @@ def until_done(work: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_all_pushes_undone_leave_what_recruiters_have_made_of_people(
-    rig: Rig, api: FakeApi, seed: int
-):
+def test_undoing_all_pushes_leaves_the_edits_of_recruiters(rig: Rig, api: FakeApi, seed: int):
     """Whatever was pushed, edited and killed, in whatever order: undone from the last push to the
     first, each field has what a recruiter gave it last."""
     chance = random.Random(seed)

@@ -190,7 +190,7 @@ def test_more_deliveries_at_once_than_a_receiver_takes_are_asked_to_come_again(
     assert asyncio.run(two_at_once()) == (503, 200)
 
 
-def test_a_body_that_is_too_large_is_not_read_on(make: Make, inbox: Inbox):
+def test_reading_stops_at_a_body_that_is_too_large(make: Make, inbox: Inbox):
     """Whether its length is announced or not."""
     app = make()
     announced = deliver(app, [b"x"], {**signed(b"x"), "Content-Length": "1048577"})
