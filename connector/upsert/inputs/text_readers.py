@@ -27,7 +27,7 @@ from connector.upsert.inputs.reader import (
     clean_header,
 )
 from connector.upsert.inputs.text_decoding import DecodedFile, undecodable_byte
-from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.cells import InputRow, counted
 from connector.upsert.rows.column_mapping import REASON_COLUMN
 
 MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
@@ -38,7 +38,8 @@ _STRAY_CR = (
 )
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _BY_NAME = {name: delimiter for delimiter, name in _DELIMITERS.items()} | {"\\t": "\t"}
-_SEP_LINE = re.compile(r'^\ufeff?"?sep=([,;|\t])"?\r?\n?$', re.IGNORECASE)  # Excel's `sep=;`
+# Excel's `sep=;`, also where it was saved as a row of its own
+_SEP_LINE = re.compile(r'^\ufeff?"?sep=([^\w\s"]|\t)"?\1*\r?\n?$', re.IGNORECASE)
 
 
 class _Record(NamedTuple):
@@ -136,7 +137,7 @@ class CsvInput(Input):
         for line, last_line, cells, problem, raw in records:
             if len(cells) == self._header_width > width and not any(cells[width:]):
                 del cells[width:]
-            if problem is None and not any(cells):
+            if problem is None and not any(map(str.strip, cells)):
                 self.empty_rows.add(line)
             elif problem is None and len(cells) == width:
                 yield InputRow(line, dict(zip(columns, cells, strict=True)))
@@ -214,7 +215,8 @@ class CsvInput(Input):
                 named = self.columns[position : position + 1]
                 where = f"column {named[0]!r}" if named else f"cell {position + 1}"
                 return (
-                    f"{where}: byte 0x{byte:02X} can't be decoded as {self._text.codec}. "
+                    f"{where}: byte 0x{byte:02X} can't be decoded as "
+                    f"{self._text.codec.removesuffix('-sig')}. "
                     "Name the file's encoding with --encoding, or retype the cell and save the "
                     "file as UTF-8."
                 )
@@ -224,7 +226,8 @@ class CsvInput(Input):
 def _ragged(count: int, width: int, line: int, last_line: int, length: int) -> str:
     spans = f"; the row spans lines {line} to {last_line}" if last_line > line else ""
     return (
-        f"{count} cells where the header has {width} ({length} characters{spans}). Is a delimiter "
+        f"{counted(count, 'cell')} where the header has {width} ({counted(length, 'character')}"
+        f"{spans}). Is a delimiter "
         "or a quote missing, or a cell with a delimiter not quoted?"
     )
 

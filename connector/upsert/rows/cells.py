@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -51,10 +52,26 @@ _MISREAD = {
     for code in range(0x80, 0xA0)
     if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)
 }
+# UTF-8 that a program has read as CP1252 (JosÃ©), or on a Mac as Mac Roman (Jos√©), and saved so:
+# character → its byte, with the controls of Latin-1 for those that CP1252 leaves out.
+_BYTES = {
+    codec: {
+        **{chr(code): code for code in range(0xA0)},
+        **{bytes([code]).decode(codec, "ignore"): code for code in range(0x80, 0x100)},
+    }
+    for codec in ("cp1252", "mac_roman")
+}
+# No text reads like that by chance where it comes out in Latin letters and the signs around them,
+_LATIN = re.compile("[\x00-\x7f\xa0-\u017f‐-—‘-„†-…™€]+")
+# except that a sign may stand behind a word in capitals, and a letter behind one of these.
+_BY_CHANCE = {
+    "cp1252": re.compile(r"[A-Z][ÃÄÅ][®™”’»](?![^\W\d_])|[ÄÅ][^\W\d_]"),
+    "mac_roman": re.compile(r"ƒ[^\W\d_]"),
+}
 
 # a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
 MAY_BE_ALTERED = re.compile(
-    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
+    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$|\d{15}000", re.I
 )
 _AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
 _KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
@@ -66,6 +83,8 @@ _INEXACT = (
     "is a number of more digits than a spreadsheet holds; its last ones are lost. Format the "
     "column as text, and fill in the number"
 )
+# of three zeros behind the digits that a spreadsheet keeps, one code in a thousand has them itself
+_ROUNDED = re.compile(r"\d{15}0{3,}")
 _LONGEST_WHOLE = 10**21
 _NO_TEXT: dict[type, str] = {
     **{bool: "a true/false value", bytes: "binary data"},
@@ -115,6 +134,11 @@ class BadCell(ValueError):
         super().__init__(reason)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def is_empty(value: Any) -> bool:
     """Whether a cell has nothing in it: null, or text of white space."""
     return value is None or (isinstance(value, str) and not value.strip())
@@ -152,6 +176,13 @@ def unaltered(text: str, *, is_code: bool = False) -> str:
         text = match[1].replace('""', '"').strip()
     elif match := _KEPT_AS_TEXT.fullmatch(text):
         text = (match[1] or match[2]).strip()
+    elif is_code and _ROUNDED.fullmatch(text):
+        raise ValueError(
+            "ends in zeros where a spreadsheet rounds a number of more than 15 digits. Fill in the "
+            'number; if this is it, write it as ="123"'
+        )
+    if not text.isascii():
+        text = _decoded_again(text)
     if not text.isascii() and _C1.search(text):
         text = text.translate(_MISREAD)
         if _C1.search(text):
@@ -166,6 +197,17 @@ def unaltered(text: str, *, is_code: bool = False) -> str:
         if abs(int(match[1])) >= MOST_EXACT:
             raise ValueError(_INEXACT)
         text = match[1]
+    return text
+
+
+def _decoded_again(text: str) -> str:
+    """`text` as it was written, where a program has certainly read its UTF-8 as something else,
+    once or again. Not for ASCII."""
+    for codec, bytes_of in _BYTES.items():
+        with suppress(KeyError, UnicodeDecodeError):
+            written = _decoded_again(bytes(bytes_of[sign] for sign in text).decode())
+            if _LATIN.fullmatch(written) and not _BY_CHANCE[codec].search(text):
+                return written
     return text
 
 

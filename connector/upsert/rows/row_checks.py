@@ -22,6 +22,7 @@ from connector.upsert.rows.cells import (
     InputRow,
     check_code,
     check_readable,
+    counted,
     is_empty,
     shown,
     text_of,
@@ -172,7 +173,7 @@ class _Problem:
     @property
     def without_value(self) -> str:
         """For everywhere else: the column, what is wrong, and how long the cell is."""
-        length = "" if self.value is None else f"({len(shown(self.value))} characters) "
+        length = "" if self.value is None else f"({counted(len(shown(self.value)), 'character')}) "
         return f"{self.column}: {length}{self.reason}."
 
 
@@ -598,11 +599,12 @@ class _PayloadMaker:
                     continue
             if settled != "":  # ="" is an empty cell, too
                 fields[name] = settled
-                if name == "postalCode" and len(settled) < _US_POSTAL_DIGITS:
-                    short = f"{column}: its {len(settled)} characters may lack leading zeros"
-                    context.warnings.append(short)
             elif clear_empty and name not in NOT_CLEARED and column in values:
                 fields[name] = None  # a column that the row doesn't mention says nothing
+        code = fields.get("postalCode")
+        if type(code) is str and len(code) < _US_POSTAL_DIGITS and code.isdecimal():
+            short = f"its {counted(len(code), 'digit')} may lack leading zeros"
+            context.warnings.append(f"{self.cells.get('postalCode', 'postalCode')}: {short}")
         full_name = None if self.full_name is None else values.get(self.full_name)
         if self.full_name is not None and not (self.optional and is_empty(full_name)):
             names = self._split_full_name(full_name, problems)
@@ -629,7 +631,8 @@ def _settled(value: Any, name: str) -> Any:
         text = unaltered(trimmed, is_code=name in CODES)
         if name in PLAIN_CODES:
             text = plain_contact(text).replace("\xa0", " ")
-            check_code(text)
+            if name not in NOT_TEXT:  # a date such as 31.03.2025 has a check of its own
+                check_code(text)
         elif name in ("firstName", "lastName"):
             text = plain_name(text)
         return value if name in LONG_TEXT and text == trimmed else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -201,7 +202,7 @@ def test_a_postal_code_that_a_sheet_holds_as_a_number_is_doubted() -> None:
     """02134 is 2134 there; the warning, which is kept, doesn't hold it."""
     row = check({**ANN, "postalCode": 2134.0})
     assert row.payload["postalCode"] == "2134"
-    assert row.warnings == ["postalCode: its 4 characters may lack leading zeros"]
+    assert row.warnings == ["postalCode: its 4 digits may lack leading zeros"]
 
 
 @pytest.mark.parametrize(
@@ -498,11 +499,67 @@ def test_an_empty_text_formula_is_an_empty_cell() -> None:
         ("lastName", "\ufeffLee\u00ad", "Lee"),
         ("lastName", "می\u200cخواهم", "می\u200cخواهم"),
         ("phone", "415555.0100", "+14155550100"),
+        ("userId", '="123456789012345000"', "123456789012345000"),
     ],
 )
 def test_what_is_certain_is_undone(column: str, text: str, sent: Any) -> None:
     """A number kept as a float, text kept as a formula, signs that can't be seen."""
     assert payload({column: text}) == {column: sent}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "José",
+        "Müller & Söhne – Köln",
+        "Dvořák",
+        "Łukasz",
+        "Álvaro",
+        "It’s",
+        "Nº 5",
+        "Åsa",
+        "Żaneta",
+    ],
+)
+@pytest.mark.parametrize("read_as", ["cp1252", "latin-1", "mac_roman"])
+def test_utf8_that_was_read_as_something_else_is_read_again(name: str, read_as: str) -> None:
+    """Once or twice over: the letters are those that were typed."""
+    try:
+        once = name.encode().decode(read_as)
+    except UnicodeDecodeError:  # a byte that CP1252 doesn't have
+        return
+    assert payload({"company": once}) == {"company": name}
+    assert payload({"lastName": once}) == {"lastName": name}
+    with suppress(UnicodeDecodeError):
+        assert payload({"company": once.encode().decode(read_as)}) == {"company": name}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["NESCAFÉ®", "BLÅ®", "“MAÇÃ”", "IRMÃ”", "PÄŠ", "Ã", "√", "Straße", "«À»", "İĞ", "ƒé", "Ð˜Ð²"],
+)
+def test_text_that_may_have_been_typed_so_stays(text: str) -> None:
+    """Signs behind capitals, letters of their own, another alphabet."""
+    assert payload({"company": text}) == {"company": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_short"), [("2134", True), ("501", True), ("02134", False), ("K1A", False)]
+)
+def test_a_postal_code_of_few_digits_is_doubted(text: str, is_short: bool) -> None:
+    """A CSV file holds what the spreadsheet has left of 02134."""
+    row = check({**ANN, "postalCode": text})
+    assert row.payload["postalCode"] == text
+    assert [each for each in row.warnings if "leading zeros" in each] == (
+        [f"postalCode: its {len(text)} digits may lack leading zeros"] if is_short else []
+    )
+
+
+@pytest.mark.parametrize("text", ["01.05.2025", "1.5.25", "2025.5"])
+def test_a_date_in_another_form_is_no_code(text: str) -> None:
+    """The reason says how to write a time."""
+    found = reason({"note.body": "x", "note.date": text})
+    assert "isn't a time. Write it as 2025-03-31T" in found
 
 
 @pytest.mark.parametrize(
@@ -546,6 +603,8 @@ def test_an_email_is_sent_as_it_was_typed(text: str, sent: str) -> None:
         ("phone", "“4155550100"),
         ("company", "6.12346E+11"),
         ("stageId", "1.23457E+15"),
+        ("userId", "123456789012345000"),
+        ("jobId", "1234567890123450000"),
         ("stageId", "12345678901234567.0"),
         ("postalCode", 12345678901234567890.0),
         ("company", float(2**53)),
