@@ -69,7 +69,7 @@ def _pull(
     reset: bool = flag("--reset", "Forget what earlier scans learned, and read everything again."),
     take_over: bool = flag(
         "--take-over",
-        "Publish even over the copy of another installation, or pull over another account's rows.",
+        "Replace the copy of another installation, or the rows of another account.",
     ),
 ) -> Result:
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
@@ -138,7 +138,7 @@ def _verify(
     ),
 ) -> Result:
     """Look up random rows of each RESOURCE (default: all four) by id, compare them field by field
-    with the destination, and show at most how many of all rows are wrong. Writes nothing."""
+    with the destination, and bound the share of wrong rows. Writes nothing."""
     from pipelines.pull.sampling import parse_share, verify_lines
     from pipelines.pull.verification import VerifyRequest, verify
 
@@ -191,7 +191,9 @@ def _push_request(
     fill_empty: bool = flag(
         "--fill-empty", "Only fill fields that are empty in HiringCenter.", group=_SENT
     ),
-    restore: bool = flag("--restore", "Put back what was edited since the last push.", group=_SENT),
+    restore: bool = flag(
+        "--restore", "Also send fields edited in HiringCenter since.", group=_SENT
+    ),
     force: bool = flag("--force", "Send unchanged and uncertain rows too.", group=_SENT),
     allow_shared_contact: bool = flag(
         "--allow-shared-contact", "Also rows whose email or phone is another person's.", group=_SENT

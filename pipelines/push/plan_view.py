@@ -392,7 +392,7 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
         labels = view.labels_removed.most_common(_LABELS_LISTED)
         named = ", ".join(f"{in_words(label)} ({count:,})" for label, count in labels)
         more = len(view.labels_removed) - len(labels)
-        yield f"Labels that go: {named}{f' and {more:,} more' if more > 0 else ''}."
+        yield f"Labels removed: {named}{f' and {more:,} more' if more > 0 else ''}."
     if undo := view.undo_lines():
         yield f"Can't be undone: {'; '.join(undo)}."
     if (age_s := summary.get("copy_age_s")) is not None:

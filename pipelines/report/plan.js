@@ -50,7 +50,7 @@
     for (const each of [...row.kept || [], ...row.left_out || []])
       list.append(make("dt", "", each.field), stays(each));
     if (row.labels_removed)
-      list.append(make("dt", "", "labels that go"), make("dd", "", row.labels_removed.join(", ")));
+      list.append(make("dt", "", "labels removed"), make("dd", "", row.labels_removed.join(", ")));
     if (list.childElementCount) card.append(list);
     for (const text of [row.reason, row.note])
       if (text) card.append(make("p", row.outcome === "rejected" ? "small failed" : "small", text));

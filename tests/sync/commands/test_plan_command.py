@@ -106,7 +106,7 @@ def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, 
 def test_each_row_shows_what_it_would_change(
     run: Run, server: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Old and new value of each field, the labels that go, what stays as a recruiter has changed
+    """Old and new value of each field, the labels removed, what stays as a recruiter has changed
     it, and the note; what isn't known is found out first, once the copy isn't fresh."""
     with results_waiting(load()):
         assert run("push", str(people), "-q").code == 3
