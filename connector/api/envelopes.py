@@ -217,14 +217,26 @@ def error_text(body: bytes) -> str:
 
 
 def error_message(value: Any) -> str:
-    """`error` and `message` of a JSON answer, as one line; empty if it has neither."""
+    """`error` and `message` of a JSON answer, and its list of `errors`, as one line; empty if it
+    has none of them."""
     if not isinstance(value, dict):
         return ""
     parts = [value.get("error"), value.get("message")]
     if isinstance(parts[0], dict):  # {"error": {"message": ...}}
         parts = [parts[0].get("code"), parts[0].get("message"), parts[1]]
+    listed = value.get("errors")  # [{"field": ..., "message": ...}]
+    each = map(_error_of_list, listed if isinstance(listed, list) else ())
+    return _short(_joined([*parts, "; ".join(filter(None, each))]))
+
+
+def _error_of_list(value: Any) -> str:
+    facts = value if isinstance(value, dict) else {"message": value}
+    return _joined([facts.get("field"), facts.get("message")])
+
+
+def _joined(parts: list[Any]) -> str:
     texts = [part for part in parts if isinstance(part, str) and part.strip()]
-    return _short(": ".join(dict.fromkeys(texts)))
+    return ": ".join(dict.fromkeys(texts))
 
 
 def _short(text: str) -> str:
@@ -404,9 +416,11 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
     that isn't a page, or bare.
 
     Raises:
-        NoRecord: it only says that all is well.
+        NoRecord: it only says that all is well, or has no content at all.
         UnknownShape: there is none.
     """
+    if isinstance(body, NoContent):
+        raise NoRecord("it has no content")
     _check_success(body)
     for key in ("item", item_name):
         if isinstance(body.get(key), dict):

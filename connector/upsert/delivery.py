@@ -263,7 +263,7 @@ class Delivery:
     ) -> Finding | None:
         """What has become of a write whose answer reports success without showing its record: each
         try would be answered so. None where that can't be seen, and it is asked again."""
-        if error.status not in (200, 201):
+        if not 200 <= error.status < 300:
             return None
         try:
             found = self._investigate(write, accepted_ms)

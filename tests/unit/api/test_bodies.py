@@ -103,6 +103,11 @@ def test_any_bytes_are_a_value_or_no_json(body: bytes):
         (b'{"message": "limit too high"}', "limit too high"),
         (b'{"error": {"code": "E7", "message": "no"}}', "E7: no"),
         (b'{"error": "Same", "message": "Same"}', "Same"),
+        (
+            b'{"success": false, "errors": [{"field": "company", "message": "bad"}, "worse", 5]}',
+            "company: bad; worse",
+        ),
+        (b'{"error": "No", "errors": [{"message": "why"}, {"code": 1}]}', "No: why"),
         (b"{}", "no reason was given"),
         (b"[]", "no reason was given"),
         (b"<title>Nope</title>", "an HTML page titled 'Nope'"),

@@ -236,8 +236,14 @@ def test_a_warning_reaches_the_user_though_a_creation_looks_like_a_match(
     rig.close()
 
 
-@pytest.mark.parametrize("shows", [False, True], ids=["never", "who is created"])
-def test_an_answer_without_a_person_blocks_no_other_row(tmp_path: Path, shows: bool):
+@pytest.mark.parametrize(
+    ("shows", "accepted"),
+    [(False, None), (True, None), (False, 202), (False, 204)],
+    ids=["never", "who is created", "accepted", "no content"],
+)
+def test_an_answer_without_a_person_blocks_no_other_row(
+    tmp_path: Path, shows: bool, accepted: int | None
+):
     """An API that only reports success: whom it has created, left alone or changed is seen by a
     look. Nothing is made twice, and it comes to rest."""
 
@@ -246,7 +252,8 @@ def test_an_answer_without_a_person_blocks_no_other_row(tmp_path: Path, shows: b
             answer = super().post(*args, **options)
             if shows and answer.status == 201:
                 return answer
-            raise UnexpectedAnswer(status=answer.status, url_path="/prospects", reason="no item")
+            status = accepted or answer.status
+            raise UnexpectedAnswer(status=status, url_path="/prospects", reason="no item")
 
     api = Silent(FakeClock())
     rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
