@@ -214,7 +214,7 @@ class PlanWriter(PrivateFile):
         self.finish()
 
     def _line(self, record: Mapping[str, Any]) -> None:
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(record, default=bytes.hex, option=orjson.OPT_APPEND_NEWLINE)
         if len(line) > _LINE_BYTES:
             raise UsageError(
                 f"{self.path}: row {record.get('row')} is too large for a plan file. Push the "
@@ -237,17 +237,17 @@ def _record_of(planned: RowPlan) -> dict[str, Any]:
         "id": planned.prospect_id,
         "aliases": (write.email_alias, write.phone_alias, write.row_alias),
         "person": write.person,
-        "content": write.content.hex(),
+        "content": write.content,
         "note": write.note,
         "reason": planned.reason,
     }
     if sends:
         record["says"] = orjson.Fragment(write.body)
         record["values"] = orjson.Fragment(write.row_values or b"null")
-        record["settles"], record["exported"] = _hex(write.settles), _hex(write.exported)
+        record["settles"], record["exported"] = write.settles, write.exported
         record["looks"] = planned.looks
         record["activities"] = [
-            (each.position, each.kind, each.content.hex(), orjson.Fragment(each.body))
+            (each.position, each.kind, each.content, orjson.Fragment(each.body))
             for each in planned.activities
         ]
     if planned.merged is not None:
@@ -264,14 +264,8 @@ def _field_record(merged: FieldMerge) -> dict[str, Any]:
     record["new"] = merged.ours
     if merged.theirs is not UNKNOWN:
         record["old"] = merged.theirs
-    for flag in _FLAGS:
-        if getattr(merged, flag):
-            record[flag] = True
+    record |= {flag: True for flag in _FLAGS if getattr(merged, flag)}
     return record if merged.settles else {**record, "settles": False}
-
-
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()
 
 
 def _unhex(text: str | None) -> bytes | None:
@@ -459,9 +453,7 @@ def _field_of(record: Mapping[str, Any]) -> FieldMerge:
         record["new"],
         record.get("old", UNKNOWN),
         settles=record.get("settles", True),
-        reported=record.get("reported", False),
-        replaces_edit=record.get("replaces_edit", False),
-        disagree=record.get("disagree", False),
+        **{flag: record.get(flag, False) for flag in _FLAGS},
     )
 
 

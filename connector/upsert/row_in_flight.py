@@ -4,7 +4,7 @@ its person must still look like, where a plan is applied or a push is undone."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -14,12 +14,13 @@ import sqlalchemy as sa
 
 from connector.errors import ConnectorError
 from connector.upsert.delivery import Finding, Item
-from connector.upsert.outbox.entries import Base, RowMemory
+from connector.upsert.outbox.entries import RowMemory
 from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     LABELS_STAY,
     UNKNOWN,
+    Base,
     FieldAction,
     FieldMerge,
     Fingerprints,
@@ -342,21 +343,10 @@ class Guard:
 
     def to_bytes(self) -> bytes:
         """`Write.guard`: JSON, with fingerprints as hexadecimal digits."""
-        fields = {name: value and value.hex() for name, value in self.fields.items()}
-        return orjson.dumps(
-            {
-                "fields": fields,
-                "person": self.undoes is None,
-                "undoes": self.undoes,
-                "conflicts": self.conflicts,
-                "known_ms": self.known_ms,
-            }
-        )
+        return orjson.dumps(self, default=bytes.hex)
 
     @classmethod
-    def of_plan(
-        cls, planned: PersonMerge, cell: Callable[[str, Any], bytes], known_ms: int | None
-    ) -> Self:
+    def of_plan(cls, planned: PersonMerge, cell: Fingerprints, known_ms: int | None) -> Self:
         """The guard of what a plan sends to a person."""
         return cls(
             {

@@ -34,6 +34,7 @@ from connector.upsert.outbox.merge import (
     NAMES,
     NO_SUCH_PERSON,
     NOT_AGAIN_WITHOUT_NAMES,
+    Fingerprints,
     NotSendable,
     has_changed,
     labels_were,
@@ -250,7 +251,7 @@ class Settler:
         return not self.uncertain.isdisjoint(row.write.uncertain_names)
 
     @property
-    def _cell(self) -> Callable[[str, Any], bytes]:
+    def _cell(self) -> Fingerprints:
         return self._outbox.hasher.cell
 
     def prepare_settlement(self, row: RowInFlight) -> None:
@@ -290,7 +291,7 @@ class Settler:
             return
         settlement = Settlement.from_bytes(write.settles)
         if stay and row.memory is not None:
-            settlement = settlement.without(stay, row.memory.remembered.base)  # type: ignore[arg-type]
+            settlement = settlement.without(stay, row.memory.remembered.base)
         known = unpacked(settlement.entry.cells)[0]
         sent = orjson.loads(write.body) if is_answer else {}
         shown = new_shown(sent, fields_of_item(item), self._cell)

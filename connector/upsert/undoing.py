@@ -17,7 +17,7 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connector.errors import UsageError
 from connector.upsert.outbox.matching import same_value
-from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Person
+from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Fingerprints, Person
 from connector.upsert.outbox.outbox import (
     CHANGED_ANOTHER,
     FORGOTTEN,
@@ -46,7 +46,6 @@ from connector.upsert.row_in_flight import Guard
 from connector.upsert.rows.write_schema import MANNERS
 
 KEY_FILE = "undo-key"
-Cell = Callable[[str, Any], bytes]  # `Hasher.cell`
 _KEY_BYTES, _NONCE_BYTES, _ID_BYTES, _HOST_BYTES = 32, 12, 4, 64
 _ELSEWHERE = (
     "What run {run_id} changed is sealed with the key of another state directory, on {host}. Run "
@@ -128,8 +127,8 @@ class BeforeImage:
         )
 
     def to_bytes(self) -> bytes:
-        left = {name: cell.hex() for name, cell in self.left.items()}
-        return orjson.dumps([self.before, left, self.unread, self.contact, self.read_ms])
+        stored = [self.before, self.left, self.unread, self.contact, self.read_ms]
+        return orjson.dumps(stored, default=bytes.hex)
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> BeforeImage:
@@ -138,7 +137,7 @@ class BeforeImage:
         return cls(before, cells, tuple(unread), contact and tuple(contact), read_ms)
 
 
-def image_before(payload: Mapping[str, Any], theirs: Person, cell: Cell) -> BeforeImage:
+def image_before(payload: Mapping[str, Any], theirs: Person, cell: Fingerprints) -> BeforeImage:
     """The image for a write that is about to change `theirs`. payload: what goes out."""
     before, left, unread, contacts = {}, {}, [], []
     for name, value in payload.items():
@@ -181,7 +180,7 @@ class BeforeImages:
         connection: sa.Connection,
         write: Write,
         theirs: Person,
-        cell: Cell,
+        cell: Fingerprints,
         at_ms: int,
     ) -> None:
         """What `theirs` look like is on disk with the bytes that are about to change them."""

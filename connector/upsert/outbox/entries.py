@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from connector.budget.database import Prepared
 from connector.logs import redact
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
-from connector.upsert.outbox.merge import Remembered, Row, lacks_names, new_base
+from connector.upsert.outbox.merge import Base, Remembered, Row, Shown, lacks_names, new_base
 from connector.upsert.outbox.outbox import Write
 from connector.upsert.outbox.outbox_schema import (
     entries,
@@ -67,9 +67,6 @@ _LEADING = Prepared(
     )
 )
 
-Base = Mapping[str, frozenset[bytes]]
-ShownCells = Mapping[str, tuple[bytes, bytes]]
-
 
 class Entry(NamedTuple):
     """alias: of the contact it had first. source: its number. rows: how many rows speak for it, at
@@ -86,7 +83,7 @@ class Entry(NamedTuple):
     seen_ms: int
 
 
-def packed(base: Base, shown: ShownCells) -> bytes:
+def packed(base: Base, shown: Shown) -> bytes:
     """Base and shown values as bytes, those of one field side by side."""
     parts: list[bytes] = []
     for name, cells in base.items():
@@ -149,8 +146,7 @@ class Settlement(NamedTuple):
     contacts: tuple[int, ...]
 
     def to_bytes(self) -> bytes:
-        entry = [value.hex() if isinstance(value, bytes) else value for value in self.entry]
-        return orjson.dumps([entry, self.contacts])
+        return orjson.dumps([[*self.entry], self.contacts], default=bytes.hex)
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
@@ -167,9 +163,7 @@ class Settlement(NamedTuple):
         cells = packed(kept | {name: before[name] for name in fields if name in before}, shown)
         return self._replace(entry=self.entry._replace(cells=cells, content=None))
 
-    def accepted(
-        self, prospect_id: str | None, shown: Mapping[str, tuple[Any, Any]], at_ms: int
-    ) -> Self:
+    def accepted(self, prospect_id: str | None, shown: Shown, at_ms: int) -> Self:
         """With whom the API has named, and how it shows what was sent."""
         base, before = unpacked(self.entry.cells)
         cells = packed(base, {**before, **shown})
@@ -377,7 +371,7 @@ class Entries:
             return None
         entry = memory.entry
         base, shown = unpacked(entry.cells) if entry else ({}, {})
-        own: dict[str, frozenset[bytes]] = new_base([memory], settled, self.hasher.cell)  # type: ignore[assignment]
+        own = new_base([memory], settled, self.hasher.cell)
         after, nothing = dict(base), frozenset[bytes]()
         for name, cells in own.items():
             before, others = base.get(name, nothing), siblings.get(name, nothing)

@@ -57,8 +57,7 @@ class Exported(NamedTuple):
     reason: str | None = None
 
     def to_bytes(self) -> bytes:
-        was = {name: cell.hex() for name, cell in self.was.items()}
-        return orjson.dumps([self.updated_at_ms, was, self.added, self.reason])
+        return orjson.dumps([*self], default=bytes.hex)
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:

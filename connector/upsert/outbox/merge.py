@@ -11,7 +11,7 @@ with what HiringCenter has, and as fingerprints with what is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from typing import Any, Final, Self
@@ -22,11 +22,10 @@ from connector.upsert.outbox.matching import READ_AS, is_nothing, same_value
 from connector.upsert.rows.column_mapping import Policy
 from connector.upsert.rows.write_schema import LABEL_EDITS, LABELS_ADD, LABELS_REMOVE, MANNERS
 
-Fingerprint = Hashable
-Fingerprints = Callable[[str, Any], Fingerprint]
-"""field, value → what is remembered of the value."""
-Shown = tuple[Fingerprint, Fingerprint]  # what was written, and how it is shown
-FieldSets = Mapping[str, Collection[Fingerprint]]
+Fingerprints = Callable[[str, Any], bytes]
+"""field, value → what is remembered of the value: `Hasher.cell`."""
+Base = Mapping[str, frozenset[bytes]]  # field → what was settled
+Shown = Mapping[str, tuple[bytes, bytes]]  # field → what was written, and how it is shown
 
 CONTACTS = ("email", "phone")
 NAMES = ("firstName", "lastName")
@@ -53,9 +52,9 @@ class Remembered:
     last writes were shown.
     """
 
-    base: FieldSets = field(default_factory=dict)
-    shown: Mapping[str, Shown] = field(default_factory=dict)
-    others: FieldSets = field(default_factory=dict)
+    base: Base = field(default_factory=dict)
+    shown: Shown = field(default_factory=dict)
+    others: Base = field(default_factory=dict)
 
 
 NOTHING_REMEMBERED = Remembered()
@@ -519,7 +518,7 @@ def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
         for name, value in row.says.items():
             if name in MANNERS:
                 continue
-            settled = row.remembered.base.get(name) or row.remembered.others.get(name, ())
+            settled = row.remembered.base.get(name) or row.remembered.others.get(name) or ()
             cells = (value or ()) if name in LABEL_EDITS else (value,)
             if any(fingerprint(name, cell) not in settled for cell in cells):
                 return True
@@ -544,9 +543,9 @@ def labels_were(before: Any, sent: Any, shown: Any) -> str | None:
 
 def new_base(
     rows: Sequence[Row], settled: Collection[str], fingerprint: Fingerprints
-) -> dict[str, frozenset[Fingerprint]]:
+) -> dict[str, frozenset[bytes]]:
     """field → what is base from now on, for rows of one entry."""
-    base: dict[str, set[Fingerprint]] = {}
+    base: dict[str, set[bytes]] = {}
     for row in rows:
         for name, value in row.says.items():
             if name in settled and name not in MANNERS:
@@ -557,7 +556,7 @@ def new_base(
 
 def new_shown(
     sent: Mapping[str, Any], answer: Mapping[str, Any], fingerprint: Fingerprints
-) -> dict[str, Shown]:
+) -> dict[str, tuple[bytes, bytes]]:
     """field → how the answer to a write shows what was sent, where that is another value. A field
     that wasn't sent is left out: what the answer shows may be a user's edit."""
     return {

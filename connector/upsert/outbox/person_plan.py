@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from connector.upsert.outbox.entries import VERSION, Base, Entries, RowMemory, Settlement, packed
+from connector.upsert.outbox.entries import VERSION, Entries, RowMemory, Settlement, packed
 from connector.upsert.outbox.evidence import (
     ContactFacts,
     Evidence,
@@ -33,8 +33,10 @@ from connector.upsert.outbox.merge import (
     NOT_AGAIN_WITHOUT_NAMES,
     NOT_LOOKED_FOR,
     TOO_MANY_TO_FIND,
+    Base,
     FieldAction,
     FieldMerge,
+    Fingerprints,
     MergeRules,
     OwnWrite,
     Person,
@@ -487,7 +489,7 @@ class PersonPlanner:
             if (each.memory.entry and each.memory.entry.alias) == own
         ]
         names = {name for each in same for name in each.says}
-        return new_base(same, names, self._cell), len(same)  # type: ignore[return-value]
+        return new_base(same, names, self._cell), len(same)
 
     def _settle(
         self, row: RowPlan, all_rows: Sequence[RowPlan], merged: PersonMerge, prospect_id: str
@@ -496,7 +498,7 @@ class PersonPlanner:
         reported. Of a field that one row sends, the other rows' cells are settled: they would be
         sent by the next push, and the row's again by the one after it."""
         sent = {each.name: each.ours for each in merged.to_send}
-        waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
+        waiting = new_base([Row(sent)], sent, self._cell)
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
         siblings, rows = self._siblings(row, all_rows)
         row.settlement = self._entries.settlement(
@@ -518,7 +520,7 @@ class PersonPlanner:
                 row.settlement = None  # nothing new: a push that changes nothing writes nothing
 
     @property
-    def _cell(self):  # type: ignore[no-untyped-def]
+    def _cell(self) -> Fingerprints:
         return self._entries.hasher.cell
 
 

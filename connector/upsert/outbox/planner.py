@@ -196,7 +196,6 @@ class Planner:
         )
         self._merging = PersonPlanner(self._entries, pulled, options, now_ms=clock.now_ms())
         self._refused: dict[int, Refusal] = {}
-        self._has_entries = False  # whether anything of the source was settled before this chunk
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[RowPlan], None] | None = None
         with outbox.database.read() as connection:  # 0: no earlier push has settled anything
@@ -298,7 +297,6 @@ class Planner:
         rest = [person for person in people if person[0].outcome == "send"]
         rows = [row for person in rest for row in person]
         facts = self._finder.look_up([row.write for row in rows])
-        self._has_entries = facts.entries.source != 0
         writes = [[(row.write, *row.activities) for row in person] for person in rest]
         evidence = self._finder.gather(writes, facts)
         with self._outbox.database.read() as connection:
@@ -411,9 +409,8 @@ class Planner:
         """Reject a row whose person isn't known, but has the names of an entry for which fewer rows
         speak than before: it may be that entry's row with another contact, and would create a
         stranger."""
-        if self._options.allow_shared_contact or row.memory.entry is not None:
-            return
-        if not (self._source and self._has_entries):
+        is_allowed = self._options.allow_shared_contact or row.memory.entry is not None
+        if is_allowed or not self._source:
             return
         with self._outbox.database.read() as connection:
             namesakes = self._entries.namesakes(connection, self._source, row.known.payload)
