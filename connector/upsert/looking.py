@@ -108,11 +108,10 @@ class _ContactLists:
 
     def find_alone(self, id_: str, contacts: Item) -> Item | None:
         """The person, if a list by the first contact shows exactly them."""
-        given = [name for name in SAME_CONTACT if contacts.get(name)]
+        name = next((name for name in SAME_CONTACT if contacts.get(name)), None)
         with suppress(Unclear):  # the list isn't filtered, and shows nothing
-            for name in given[:1]:
-                if self.ids(name, contacts[name]) == [id_]:
-                    return self.people(name, contacts[name])[0]
+            if name is not None and self.ids(name, contacts[name]) == [id_]:
+                return self.people(name, contacts[name])[0]
         return None
 
 

@@ -113,14 +113,14 @@ class Sender:
         self.recovered = self.unbooked = self.kept = 0
         self._receipts = Receipts(outbox.scope)
         self._images = images
-        self._settler = Settler(
-            outbox, self._receipts, options, clock, images, partial(server_ms, api)
-        )
         self._delivery = Delivery(api, keys=keys, clock=clock)
         self._scans: PeopleScans | None = None
         if scan is not None and options.rechecks:
             self._scans = PeopleScans(outbox, options, scan, clock)
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
+        self._settler = Settler(
+            outbox, self._receipts, options, clock, images, self._looking, partial(server_ms, api)
+        )
         self._spared = SparedLooks(options, self._looking, self._receipts, self._scans, clock)
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._rows = RowQueue(outbox, options.run_id)
@@ -130,7 +130,6 @@ class Sender:
         self._finished: list[RowInFlight] = []
         self._deferred: list[RowInFlight] = []
         self._ending: BaseException | None = None
-        self._has_recovered = False
 
     def recover(self) -> None:
         """Settle the open writes of earlier runs, before a plan that builds on them; see `send`.
@@ -140,9 +139,8 @@ class Sender:
         now_ms = self._clock.now_ms()
         self._keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
         self._open = self._outbox.open_sends()
-        self._settler.recovering = True
         self._run(self._resume, lambda: bool(self._open))
-        self._settler.recovering, self._has_recovered = False, True
+        self._settler.recovering = False
 
     def send(self) -> None:
         """Settle what earlier runs left open, then send every planned row, in file order per
@@ -153,7 +151,7 @@ class Sender:
             ApiError: the key was refused, or no request is answered any more.
             BudgetError: the ledger can't be used.
         """
-        if not self._has_recovered:
+        if self._settler.recovering:
             self.recover()
         self._run(self._claim_some, lambda: not self._rows.empty)
         if self._settler.unreachable is not None and self.outcomes[Status.FAILED]:
@@ -168,7 +166,7 @@ class Sender:
         try:
             arrived: list[_Arrival] = []
             while True:
-                may_scan = self._has_recovered and self._ending is None
+                may_scan = not self._settler.recovering and self._ending is None
                 if self._scans is not None and may_scan and self._scans.begin():
                     pool.submit(self._scan, self._scans)
                 for row in self._turn(arrived, more):
@@ -274,7 +272,6 @@ class Sender:
         if isinstance(arrived, Finding) and self._keys.learn(arrived.key_age_s, arrived.remembered):
             self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
         follows = self._settler.settle(connection, row, arrived)
-        self._looking.rules = self._settler.rules  # it may have learnt from the answer
         if follows is Next.SETTLED:
             self._settler.activities.release(row.write)
             self._note_shown(row, arrived)

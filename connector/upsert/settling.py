@@ -17,6 +17,7 @@ from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.activities import ActivitySender
 from connector.upsert.delivery import Finding, Item, Unclear
+from connector.upsert.looking import Looking
 from connector.upsert.outbox.entries import Entries, Refusal, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
@@ -83,9 +84,9 @@ class Settler:
 
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
     uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. activities: what
-    rows add to people. recovering: what earlier runs left open is being settled. unanswered: why
-    one of those is still open. server_ms: the earliest that the server's clock can show now; None
-    where that isn't known.
+    rows add to people. recovering: what earlier runs left open isn't settled yet. unanswered: why
+    one of those is still open. looking: its rules may change by what an answer shows. server_ms:
+    the earliest that the server's clock can show now; None where that isn't known.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Settler:
         options: PushOptions,
         clock: SteadyClock,
         images: BeforeImages | None,
+        looking: Looking,
         server_ms: Callable[[], int | None],
     ) -> None:
         self._outbox, self._receipts, self._images = outbox, receipts, images
@@ -102,13 +104,13 @@ class Settler:
         self._entries = Entries(outbox.scope, outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
-        self.rules, self._labels_sent = options.rules, outbox.learnt().get(LABELS_SENT)
+        self._looking, self._labels_sent = looking, outbox.learnt().get(LABELS_SENT)
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
         self.activities = ActivitySender(
             outbox, receipts, options, clock, uncertain=self.uncertain, is_settled=self.is_settled
         )
-        self.recovering = False
+        self.recovering = True
         self.unanswered: BaseException | None = None
         self._last_answer_s = float("-inf")
 
@@ -599,7 +601,8 @@ class Settler:
             return ()
         if became != self._labels_sent:
             self._labels_sent = became
-            self.rules = replace(self.rules, labels_merge=became == MERGED)
+            rules = replace(self._looking.rules, labels_merge=became == MERGED)
+            self._looking.rules = rules
             self._outbox.note_learnt(connection, LABELS_SENT, became, self._clock.now_ms())
         if became != MERGED:
             return ()

@@ -403,14 +403,9 @@ class Entries:
         prospect_id: str,
         contacts: tuple[int, ...],
         at_ms: int,
-        version: Mapping[str, Any],
     ) -> Settlement:
-        """The new entry of a row that is settled as a whole. contacts: those of `contacts`.
-        version: what else belongs to it, of a row of a pulled table."""
-        names = self._names(says)
-        cells = cells_of_row(says, self.hasher)
-        if version:
-            cells += cells_of_row(version, self.hasher)
+        """The new entry of a row that is settled as a whole. contacts: those of `contacts`."""
+        names, cells = self._names(says), cells_of_row(says, self.hasher)
         entry = Entry(contacts[0], 0, prospect_id, 1, names, write.content, cells, at_ms)
         return Settlement(entry, contacts)
 

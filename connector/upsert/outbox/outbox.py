@@ -175,11 +175,10 @@ class Outbox:
         """Store writes to be sent."""
         stored = {"scope": self.scope, "state": WriteState.PLANNED.value, "planned_ms": at_ms}
         stored["stale"] = False  # of version 0.1
-        if new:
-            rows = [write._asdict() | stored for write in new]
-            for row in rows:
-                del row["id"]
-            insert_new(connection, writes, rows)
+        rows = [write._asdict() | stored for write in new]
+        for row in rows:
+            del row["id"]
+        insert_new(connection, writes, rows)
 
     def drop_planned(self, **which: str) -> None:
         """Drop what was planned and isn't sent. which: the `source` that is about to be read and
@@ -228,8 +227,7 @@ class Outbox:
         """The first `most` people whom planned writes of `run_id` are to change."""
         query = sa.select(writes.c.prospect_id).where(self._about_known(run_id))
         with self.database.read() as connection:
-            found = connection.scalars(query.order_by(writes.c.row_number).limit(most))
-            return {id_ for id_ in found if id_ is not None}
+            return set(connection.scalars(query.order_by(writes.c.row_number).limit(most)))
 
     def _planned_by(self, run_id: str) -> sa.ColumnElement[bool]:
         return self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)

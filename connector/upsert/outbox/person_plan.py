@@ -378,10 +378,9 @@ class PersonPlanner:
         alike = RowPlan(write, (), "unchanged", id_)
         if own is not None and write.exported is None:
             return alike
-        version = {}
         if write.exported is not None:
-            version[VERSION] = Exported.from_bytes(write.exported).updated_at_ms
-        settlement = self._entries.whole(write, says, id_, contacts, self._now_ms, version)
+            says = {**says, VERSION: Exported.from_bytes(write.exported).updated_at_ms}
+        settlement = self._entries.whole(write, says, id_, contacts, self._now_ms)
         if own is None:
             alike.settlement = settlement
         elif settlement.entry.cells != own.cells:  # it was exported as another version

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, date
+from datetime import date
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -181,8 +181,8 @@ class Validator:
     """Checks rows against the write schema.
 
     default_region: ISO 3166 country of phones without a country code. clear_empty: an empty cell
-    is sent as an explicit null. mode: `upsert`, `create-only` or `update-only`. zone: IANA name,
-    of times without an offset (a meeting's are in its own `timeZone`).
+    is sent as an explicit null. mode: `upsert`, `create-only` or `update-only`. Times without an
+    offset are in UTC; a meeting's are in its own `timeZone`.
 
     Raises:
         BadMapping: a constant that the schema refuses.
@@ -197,10 +197,9 @@ class Validator:
         default_region: str = "US",
         clear_empty: bool = False,
         mode: str = "upsert",
-        zone: str = "UTC",
     ) -> None:
         self._plan, self._mode, self._clear_empty = plan, mode, clear_empty
-        self._region, self._zone = default_region, time_zone(zone)
+        self._region = default_region
         self._has_deletions = DELETED_COLUMN in plan.ignored
         self._has_absences = ABSENT_COLUMN in plan.ignored
         self._check_plan()
@@ -225,7 +224,7 @@ class Validator:
             return Reject(row.row_number, row.values, None, row.problem, row.raw)
         values = _mentioned(row.values) if self._has_absences else row.values
         problems: list[_Problem] = []
-        context = RowContext(self._region, self._zone)
+        context = RowContext(self._region)
         payload = self._prospect.payload(values, context, problems, self._clear_empty, pulled)
         activities = list(self._made_activities(values, context, problems))
         if payload is not None:
@@ -341,9 +340,9 @@ class Validator:
             maker.cells.pop(name, None)
             maker.constants.pop(name, None)
         problems: list[_Problem] = []
-        maker = maker.with_settled_constants(RowContext(self._region, self._zone), problems)
+        maker = maker.with_settled_constants(RowContext(self._region), problems)
         if "timeZone" in maker.constants and not problems:
-            _in_own_zone(replace(maker, cells={}), {}, RowContext("", UTC), problems)
+            _in_own_zone(replace(maker, cells={}), {}, RowContext(""), problems)
         for problem in problems:
             reason = str(problem).removeprefix(f"{problem.column}: ")
             raise self._bad_constant(f"{prefix}{problem.field}", reason)
@@ -371,10 +370,9 @@ class ActivityValidator(Validator):
         *,
         key: str | None = None,
         default_region: str = "US",
-        zone: str = "UTC",
     ) -> None:
         self._plan, self._key = plan, key
-        self._region, self._zone = default_region, time_zone(zone)
+        self._region = default_region
         self._has_deletions = DELETED_COLUMN in plan.ignored
         self._has_absences = ABSENT_COLUMN in plan.ignored
         self._activity = self._maker("", ACTIVITIES[kind], without=REFERENCE_FIELDS)
@@ -386,7 +384,7 @@ class ActivityValidator(Validator):
             return Reject(row.row_number, row.values, None, row.problem, row.raw)
         values = _mentioned(row.values) if self._has_absences else row.values
         problems: list[_Problem] = []
-        context = RowContext(self._region, self._zone)
+        context = RowContext(self._region)
         person = self._person.payload(values, context, problems)
         zoned = _in_own_zone(self._activity, values, context, problems)
         payload = self._activity.payload(values, zoned, problems)

@@ -227,6 +227,9 @@ class _RowFile:
     def loss(self) -> str:
         raise NotImplementedError
 
+    def __enter__(self) -> Self:
+        return self
+
     def problems(self) -> Iterator[str]:
         """Once it was to be saved: why it isn't there, or why not under the name asked for."""
         if self.failure is not None:
@@ -344,9 +347,6 @@ class RejectsFile(_RowFile):
             with suppress(OSError):
                 self._rows.close()
             self._rows = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         """Rows rejected before an error are kept; an error before any leaves the old file."""
@@ -470,9 +470,6 @@ class ResultsFile(_RowFile):
     def discard(self) -> None:
         """Leave what lies at `path` as it is."""
         self._spool.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_error: object) -> None:
         if self.has_all_rows:

@@ -50,7 +50,7 @@ class RowContext:
     """
 
     region: str
-    zone: tzinfo
+    zone: tzinfo = UTC
     warnings: list[str] = field(default_factory=list)
     email: str | None = None
 
