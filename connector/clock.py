@@ -76,6 +76,9 @@ class SteadyClock:
         """UTC epoch seconds of the wall clock: for people to read, never for decisions."""
         return self._clock.now_s()
 
+    def wall_ms(self) -> int:
+        return int(self.wall_s() * 1000)
+
     def age_s(self, stamp_s: float | None) -> float:
         """Seconds since `stamp_s` of this clock; infinite if that isn't certain."""
         now_s = self.now_s()

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from connector.clock import SteadyClock
 from connector.errors import Refused
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect, contacts_of
 from connector.upsert.outbox.forgotten import refusing
@@ -60,7 +59,7 @@ class _ChunkFacts(NamedTuple):
 
 
 class ActivityPlanner:
-    """Plans one push of `kind`. clock: the ledger's. dry_run: nothing is stored."""
+    """Plans one push of `kind`. dry_run: nothing is stored."""
 
     def __init__(
         self,
@@ -70,12 +69,11 @@ class ActivityPlanner:
         *,
         kind: str,
         dry_run: bool,
-        clock: SteadyClock,
     ) -> None:
         self._outbox, self._options, self._pulled = outbox, options, pulled
-        self._kind, self._dry_run, self._clock = kind, dry_run, clock
-        self._receipts = Receipts(outbox.scope)
-        self._book = PlanBook(outbox, options, clock, dry_run=dry_run)
+        self._kind, self._dry_run = kind, dry_run
+        self._receipts = Receipts(outbox)
+        self._book = PlanBook(outbox, options, dry_run=dry_run)
         self.counts = self._book.counts
         with outbox.database.read() as connection:
             self._disputed = self._receipts.disputed(connection)
@@ -273,17 +271,16 @@ class ActivityPlanner:
     ) -> None:
         """What this push repeats is known beyond its retention; written now and then. repeats: rows
         whose activities other rows have created; they are known by themselves from now on."""
-        now_ms = self._clock.now_ms()
-        ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
+        ageing_ms = self._outbox.clock.now_ms() - self._options.retention_days * _DAY_MS // 4
         ageing = {name for name in known if facts.rows[name].seen_ms < ageing_ms}
         if self._dry_run or not (ageing or repeats):
             return
         people = {facts.rows[name].prospect_id for name in known} if ageing else set[str]()
         with self._outbox.database.write() as connection:
-            self._receipts.touch(connection, people, now_ms, rows=ageing)
+            self._receipts.touch(connection, people, rows=ageing)
             for write in repeats:
                 id_ = write.prospect_id or ""
-                self._receipts.note_activity_row(connection, write, id_, None, now_ms)
+                self._receipts.note_activity_row(connection, write, id_, None)
 
 
 # --- sent ----------------------------------------------------------------------------------------
@@ -304,13 +301,12 @@ class ActivitySender:
         outbox: Outbox,
         receipts: Receipts,
         options: PushOptions,
-        clock: SteadyClock,
         *,
         uncertain: Collection[UncertainWrite],
         is_settled: Callable[[Write], bool],
     ) -> None:
         self._outbox, self._receipts, self._options = outbox, receipts, options
-        self._clock, self._uncertain, self._is_settled = clock, uncertain, is_settled
+        self._uncertain, self._is_settled = uncertain, is_settled
         self._older_names = {  # kinds whose fields the API takes under those of its older revision
             name.removeprefix(_NAMES_OF)
             for name, value in outbox.learnt().items()
@@ -346,8 +342,7 @@ class ActivitySender:
             elif self._is_attached(connection, booked):
                 self._close(connection, write, Status.UNCHANGED)
                 if row.is_activity:
-                    at_ms = self._clock.now_ms()
-                    self._receipts.note_activity_row(connection, write, booked[0], None, at_ms)
+                    self._receipts.note_activity_row(connection, write, booked[0], None)
             elif booked in self._uncertain and (booked in self._sent or not self._options.force):
                 self._skip(connection, row, write, UNCERTAIN)
             else:
@@ -377,18 +372,16 @@ class ActivitySender:
     ) -> None:
         """The activity in flight is there; it is not created again. item: as it was answered.
         is_new: else it was there before."""
-        write, at_ms = row.write, self._clock.now_ms()
+        write = row.write
         assert write.prospect_id is not None
         id_ = (item or {}).get("id")
         row.record_id = None if id_ is None else str(id_)
-        self._outbox.finish(connection, write, Status.CREATED, at_ms=at_ms, before=row.state)
-        self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
+        self._outbox.finish(connection, write, Status.CREATED, before=row.state)
+        self._receipts.attach(connection, write.prospect_id, write.kind, write.content)
         if row.own:
             self._created.add(_booked(write))
         if row.is_activity:
-            self._receipts.note_activity_row(
-                connection, write, write.prospect_id, row.record_id, at_ms
-            )
+            self._receipts.note_activity_row(connection, write, write.prospect_id, row.record_id)
         if is_new:
             row.added.append(write.kind)
         if item is not None and row.refused_names is not None:
@@ -411,8 +404,8 @@ class ActivitySender:
     def _note_names(self, connection: sa.Connection, write: Write) -> None:
         """The API has taken an activity under these names."""
         are_older = has_older_names(write.kind, orjson.loads(write.body))
-        names, at_ms = "older" if are_older else "current", self._clock.now_ms()
-        self._outbox.note_learnt(connection, f"{_NAMES_OF}{write.kind}", names, at_ms)
+        names = "older" if are_older else "current"
+        self._outbox.note_learnt(connection, f"{_NAMES_OF}{write.kind}", names)
         (self._older_names.add if are_older else self._older_names.discard)(write.kind)
 
     def _as_posted(self, write: Write) -> Write:
@@ -438,8 +431,7 @@ class ActivitySender:
 
     def _close(self, connection: sa.Connection, write: Write, outcome: str) -> None:
         """A planned activity needs no request."""
-        at_ms = self._clock.now_ms()
-        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=WriteState.PLANNED)
+        self._outbox.finish(connection, write, outcome, before=WriteState.PLANNED)
 
 
 def _booked(write: Write) -> _Booked:

@@ -18,7 +18,6 @@ from itertools import islice
 import orjson
 import sqlalchemy as sa
 
-from connector.clock import SteadyClock
 from connector.upsert.outbox.entries import Entries, Entry
 from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
@@ -53,8 +52,8 @@ def _is_done(write: SentWrite) -> bool:
 class AppliedPlans:
     """Which runs have applied which plan, with one outbox."""
 
-    def __init__(self, outbox: Outbox, clock: SteadyClock) -> None:
-        self._database, self._scope, self._clock = outbox.database, outbox.scope, clock
+    def __init__(self, outbox: Outbox) -> None:
+        self._database, self._scope, self._clock = outbox.database, outbox.scope, outbox.clock
 
     def runs(self, plan_id: str) -> dict[str, bool]:
         """run id → whether nothing was left to do when it ended."""
@@ -115,11 +114,10 @@ class PlanApplier:
         pulled: Pulled,
         *,
         earlier: Collection[str],
-        clock: SteadyClock,
     ) -> None:
         self._outbox, self._plan, self._run_id = outbox, plan, options.run_id
         self._forgotten = options.forgotten
-        self._book, self._receipts = PlanBook(outbox, options, clock), Receipts(outbox.scope)
+        self._book, self._receipts = PlanBook(outbox, options), Receipts(outbox)
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._planned_ms, self._pulled = plan.header.planned_ms, pulled
         with outbox.database.read() as connection:

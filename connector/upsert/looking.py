@@ -431,10 +431,8 @@ class PeopleScans:
     is_running: one is being made. people: whom the last one has shown.
     """
 
-    def __init__(
-        self, outbox: Outbox, options: PushOptions, scan: ProspectScan, clock: SteadyClock
-    ) -> None:
-        self._outbox, self._clock, self._run_id = outbox, clock, options.run_id
+    def __init__(self, outbox: Outbox, options: PushOptions, scan: ProspectScan) -> None:
+        self._outbox, self._clock, self._run_id = outbox, outbox.clock, options.run_id
         self._fresh_ms = options.fresh_ms
         # what a scan has read wouldn't be fresh
         self._scan = None if self._fresh_ms < _SCAN_LASTS_MS else scan

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
-from connector.clock import SIGNALS_S, SteadyClock
+from connector.clock import SIGNALS_S
 from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
@@ -94,7 +94,6 @@ class Sender:
         held: HeldLock,
         *,
         keys: KeyMemory,
-        clock: SteadyClock,
         began_ms: int,
         width: Callable[[], int],
         on_reject: Callable[[Reject], None],
@@ -106,22 +105,24 @@ class Sender:
         options = replace(options, looks_first=options.looks_first and not options.force)
         self._outbox, self._options = outbox, options
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
-        self._api, self._held, self._keys, self._clock = api, held, keys, clock
+        self._api, self._held, self._keys, self._clock = api, held, keys, outbox.clock
         self._began_ms, self._width = began_ms, width
         self._on_reject, self._on_result, self._on_progress = on_reject, on_result, on_progress
         self.outcomes: Counter[Status] = Counter()
         self.recovered = self.unbooked = self.kept = 0
-        self._receipts = Receipts(outbox.scope)
+        self._receipts = Receipts(outbox)
         self._images = images
-        self._delivery = Delivery(api, keys=keys, clock=clock)
+        self._delivery = Delivery(api, keys=keys, clock=outbox.clock)
         self._scans: PeopleScans | None = None
         if scan is not None and options.rechecks:
-            self._scans = PeopleScans(outbox, options, scan, clock)
+            self._scans = PeopleScans(outbox, options, scan)
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
         self._settler = Settler(
-            outbox, self._receipts, options, clock, images, self._looking, partial(server_ms, api)
+            outbox, self._receipts, options, images, self._looking, partial(server_ms, api)
         )
-        self._spared = SparedLooks(options, self._looking, self._receipts, self._scans, clock)
+        self._spared = SparedLooks(
+            options, self._looking, self._receipts, self._scans, outbox.clock
+        )
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._rows = RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
@@ -270,7 +271,7 @@ class Sender:
             self._settler.activities.note_person(row, str(arrived.prospect_id))
             return self._claim_activity(connection, row)
         if isinstance(arrived, Finding) and self._keys.learn(arrived.key_age_s, arrived.remembered):
-            self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
+            self._outbox.note_memory(connection, self._keys.learnt)
         follows = self._settler.settle(connection, row, arrived)
         if follows is Next.SETTLED:
             self._settler.activities.release(row.write)
@@ -380,13 +381,8 @@ class Sender:
                 row.status = Status.UNCHANGED
                 row.left_alone = reason == EXISTS
                 row.notes += [reason] if reason else []
-                self._outbox.finish(
-                    connection,
-                    row.waiting.popleft(),
-                    Status.UNCHANGED,
-                    at_ms=self._clock.now_ms(),
-                    before=WriteState.PLANNED,
-                )
+                write = row.waiting.popleft()
+                self._outbox.finish(connection, write, Status.UNCHANGED, before=WriteState.PLANNED)
         return self._claim_activity(connection, row)
 
     def _has_appeared(self, connection: sa.Connection, row: RowInFlight) -> bool:
@@ -484,15 +480,11 @@ class Sender:
             row.write = row.write._replace(creates=False, idempotency_key=None)
         if row.is_merged:
             self._settler.prepare_settlement(row)
-        at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
-        row.write = self._outbox.send(
-            connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
-        )
+        now_ms = server_ms(self._api)
+        row.write = self._outbox.send(connection, row.write, before, server_ms=now_ms)
         may_change = row.write.kind == PROSPECTS and step is not Next.AGAIN
         if may_change and self._images is not None and row.theirs is not None:
-            self._images.keep_before(
-                connection, row.write, row.theirs, self._outbox.hasher.cell, at_ms
-            )
+            self._images.keep_before(connection, row.write, row.theirs, self._outbox.hasher.cell)
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
 
@@ -502,9 +494,8 @@ class Sender:
         by_run: dict[str, list[RowResult]] = {}
         for row, result in finished:
             by_run.setdefault(row.write.run_id, []).append(result)
-        at_ms = int(self._clock.wall_s() * 1000)  # for people
         for run_id, results in by_run.items():
-            self._results.put(connection, run_id, results, at_ms)
+            self._results.put(connection, run_id, results, self._clock.wall_ms())
         return finished
 
     def _report(self, finished: Sequence[tuple[RowInFlight, RowResult]]) -> None:

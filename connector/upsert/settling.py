@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.activities import ActivitySender
 from connector.upsert.delivery import Finding, Item, Unclear
@@ -94,13 +93,12 @@ class Settler:
         outbox: Outbox,
         receipts: Receipts,
         options: PushOptions,
-        clock: SteadyClock,
         images: BeforeImages | None,
         looking: Looking,
         server_ms: Callable[[], int | None],
     ) -> None:
         self._outbox, self._receipts, self._images = outbox, receipts, images
-        self._options, self._clock, self._server_ms = options, clock, server_ms
+        self._options, self._clock, self._server_ms = options, outbox.clock, server_ms
         self._entries = Entries(outbox.scope, outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
@@ -108,7 +106,7 @@ class Settler:
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
         self.activities = ActivitySender(
-            outbox, receipts, options, clock, uncertain=self.uncertain, is_settled=self.is_settled
+            outbox, receipts, options, uncertain=self.uncertain, is_settled=self.is_settled
         )
         self.recovering = True
         self.unanswered: BaseException | None = None
@@ -398,7 +396,7 @@ class Settler:
                 kept = Settlement.from_bytes(write.settles)
                 self._entries.put(connection, write.source, [kept])
             if write.kind == PROSPECTS and write.prospect_id is not None:
-                self._receipts.doubt(connection, write.prospect_id, self._clock.now_ms())
+                self._receipts.doubt(connection, write.prospect_id)
             row.fail(UNCERTAIN)
         elif write.kind != PROSPECTS:
             self.activities.accept(connection, row)
@@ -523,8 +521,7 @@ class Settler:
     ) -> None:
         """prospect_id: whom it was about after all; None: whom it was meant for."""
         write = row.write if prospect_id is None else row.write._replace(prospect_id=prospect_id)
-        at_ms = self._clock.now_ms()
-        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=row.state, after=after)
+        self._outbox.finish(connection, write, outcome, before=row.state, after=after)
 
     def _accept(
         self,
@@ -567,7 +564,6 @@ class Settler:
             connection,
             write,
             id_,
-            at_ms=self._clock.now_ms(),
             updated_at_ms=time_ms(item, "updatedAt"),
             email_kept=_is_kept("email", same_email, says, item),
             phone_kept=_is_kept("phone", same_phone, says, item),
@@ -603,7 +599,7 @@ class Settler:
             self._labels_sent = became
             rules = replace(self._looking.rules, labels_merge=became == MERGED)
             self._looking.rules = rules
-            self._outbox.note_learnt(connection, LABELS_SENT, became, self._clock.now_ms())
+            self._outbox.note_learnt(connection, LABELS_SENT, became)
         if became != MERGED:
             return ()
         row.failures.append(LABELS_STAY)
@@ -635,10 +631,8 @@ class Settler:
             self._accept(connection, row, item, Status.UPDATED)
         else:
             self._finish(connection, row, CHANGED_ANOTHER, answered)
-            self._receipts.doubt(connection, answered, self._clock.now_ms())
-            self._receipts.dispute(
-                connection, write.aliases, expected, answered, self._clock.now_ms()
-            )
+            self._receipts.doubt(connection, answered)
+            self._receipts.dispute(connection, write.aliases, expected, answered)
             self.disputed |= dict.fromkeys(write.aliases, (expected, answered))
         row.prospect_id = answered
         row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))

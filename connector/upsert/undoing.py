@@ -176,17 +176,12 @@ class BeforeImages:
         self._store(connection, run_id, prospect_id, image, kept_ms=at_ms, undone_by=None)
 
     def keep_before(
-        self,
-        connection: sa.Connection,
-        write: Write,
-        theirs: Person,
-        cell: Fingerprints,
-        at_ms: int,
+        self, connection: sa.Connection, write: Write, theirs: Person, cell: Fingerprints
     ) -> None:
         """What `theirs` look like is on disk with the bytes that are about to change them."""
         image = image_before(orjson.loads(write.body), theirs, cell)
         if write.prospect_id == theirs.id and (image.before or image.unread):
-            self.keep(connection, write.run_id, theirs.id, image, at_ms)
+            self.keep(connection, write.run_id, theirs.id, image, write.sent_ms or 0)
 
     def note_answer(
         self, connection: sa.Connection, run_id: str, prospect_id: str, left: Mapping[str, bytes]

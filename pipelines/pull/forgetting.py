@@ -42,7 +42,7 @@ from connector.upsert.outbox.forgotten import (
     receipts_of,
     remove_people,
 )
-from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.outbox import outbox_salt
 from connector.upsert.outbox.pairing import Scopes
 from connector.webhooks.inbox import SUFFIX as INBOX_SUFFIX
 from connector.webhooks.inbox import account_of, find_inbox
@@ -196,7 +196,7 @@ class _Forgetting:
         self._list = forgotten_list(session, outbox)
         self._scopes, salt = frozenset({scope}), None
         if outbox is not None:
-            salt = Outbox(outbox, scope).salt
+            salt = outbox_salt(outbox)
             number = key_number(self._settings, session.ledger)
             self._scopes = Scopes(outbox).of_account(number)
         # a list that is there has its key already, whatever a new outbox has

@@ -67,7 +67,7 @@ class _ApplyRun(OutboxRun):
         self._own = options_of(session)
         super().__init__(opened, PushOptions(source=f"plan {request.plan}", **self._own))
         self._request, self._title = request, str(request.plan)
-        self._applied = AppliedPlans(self._outbox, self._clock)
+        self._applied = AppliedPlans(self._outbox)
 
     @property
     def _named(self) -> dict[str, str]:
@@ -119,9 +119,7 @@ class _ApplyRun(OutboxRun):
         run_id = self._session.run_id
         try:
             with open_pulled(self._session.settings) as pulled:
-                applier = PlanApplier(
-                    self._outbox, plan, self._options, pulled, earlier=earlier, clock=self._clock
-                )
+                applier = PlanApplier(self._outbox, plan, self._options, pulled, earlier=earlier)
                 self._planned = applier.store(self._show_read)
         except ConnectorError:
             self._outbox.drop_planned(run_id=run_id)
@@ -283,7 +281,7 @@ class _UndoRun(OutboxRun):
         return self._undone.run_id in ended
 
     def _book_plan(self, plan: UndoPlan) -> None:
-        book = PlanBook(self._outbox, self._options, self._clock, dry_run=self._is_dry)
+        book = PlanBook(self._outbox, self._options, dry_run=self._is_dry)
         for write in plan.writes:
             book.send([write])
         for result in plan.results:

@@ -174,7 +174,8 @@ def opened_outbox(
             session.runs.start(session.run_id, kind, label, lock_name=name)
         progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
-        yield RunOutbox(session, Outbox(database, scope), opened, held, progress)
+        outbox = Outbox(database, scope, session.budget.steady_clock)
+        yield RunOutbox(session, outbox, opened, held, progress)
 
 
 def options_of(session: Session) -> dict[str, Any]:
@@ -200,7 +201,7 @@ class OutboxRun:
         self._session, self._outbox, self._held = opened.session, opened.outbox, opened.held
         self._found, self._progress = opened.found, opened.progress
         self._options = options.knowing(opened.outbox.learnt())
-        self._clock = self._session.budget.steady_clock
+        self._clock = self._outbox.clock
         self._began_s = self._session.clock.monotonic_s()
         self._began_ms = self._clock.now_ms()
         self._rejects: RejectsFile | None = None
@@ -284,7 +285,6 @@ class OutboxRun:
             client,
             self._held,
             keys=KeyMemory(settings.writes.key_memory_s, settings.http.request_timeout_s),
-            clock=self._clock,
             began_ms=self._began_ms,
             width=lambda: in_flight_for(client.latency_s, rate_per_s, most),
             on_reject=self._reject,
@@ -421,7 +421,7 @@ class _PushRun(OutboxRun):
         self, opened: RunOutbox, request: PushRequest, files: PlanFiles | None = None
     ) -> None:
         session = opened.session
-        settings, now_ms = session.settings, session.budget.steady_clock.now_ms()
+        settings, now_ms = session.settings, opened.outbox.clock.now_ms()
         options = PushOptions(
             source=request.source,
             mode=request.mode,
@@ -502,11 +502,11 @@ class _PushRun(OutboxRun):
         self, rows: Iterable[InputRow], checks: Validator, pulled: Pulled, **watch: Any
     ) -> PlanCounts:
         outbox, options = self._outbox, self._options
-        how: Any = {"dry_run": self._request.dry_run, "clock": self._clock}
+        kind, dry_run = self._request.to, self._request.dry_run
         if isinstance(checks, ActivityValidator):
-            activities = ActivityPlanner(outbox, options, pulled, kind=self._request.to, **how)
+            activities = ActivityPlanner(outbox, options, pulled, kind=kind, dry_run=dry_run)
             return activities.plan(rows, checks.check_activity, **watch)
-        planner = Planner(outbox, options, pulled, **how)
+        planner = Planner(outbox, options, pulled, dry_run=dry_run)
         if self._columns.pulled is None:
             return planner.plan(rows, checks.check, **watch)
         exported = ExportedRows(rows, self._columns, checks, pulled, outbox.hasher)

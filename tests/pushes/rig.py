@@ -175,7 +175,7 @@ class Rig:
         they are an export of a pulled table, with its columns."""
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
-        outbox = Outbox(self.database, SCOPE)
+        outbox = Outbox(self.database, SCOPE, self.steady)
         options = PushOptions(
             run_id,
             source,
@@ -192,7 +192,7 @@ class Rig:
             began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
-            how: Any = {"dry_run": dry_run, "clock": self.steady}
+            how: Any = {"dry_run": dry_run}
             watch: Any = {"on_reject": rejects.append, "on_read": lambda _: None}
             if is_export:
                 columns = match_columns(list(numbered[0].values))
@@ -220,7 +220,7 @@ class Rig:
         to have none, aliases where their body has contacts, are set here."""
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
-        outbox = Outbox(self.database, SCOPE)
+        outbox = Outbox(self.database, SCOPE, self.steady)
         options = PushOptions(run_id, planned[0].source, rules=rules or MergeRules())
         options = options.knowing(outbox.learnt())
         new = []
@@ -234,7 +234,7 @@ class Rig:
         with take_lock(self.database, "push", run_id=run_id) as held:
             began_ms = int(self.steady.now_s() * 1000)
             with self.database.write() as connection:
-                outbox.plan(connection, new, began_ms)
+                outbox.plan(connection, new)
             pushed = Pushed(PlanCounts(rows=len(new), to_send=len(new)))
             self._send(outbox, options, held, began_ms, pushed)
         return pushed
@@ -248,7 +248,6 @@ class Rig:
             self.api,
             held,
             keys=KeyMemory(self.key_memory_s, self.request_timeout_s),
-            clock=self.steady,
             began_ms=began_ms,
             width=lambda: self.in_flight,
             on_reject=pushed.rejects.append,
@@ -273,7 +272,7 @@ class Rig:
 
     def forget(self, *, days: int) -> None:
         """As a push does at its end."""
-        Outbox(self.database, SCOPE).forget(self.steady.now_ms() - days * 86_400_000)
+        Outbox(self.database, SCOPE, self.steady).forget(self.steady.now_ms() - days * 86_400_000)
 
     def close(self) -> None:
         self.database.close()

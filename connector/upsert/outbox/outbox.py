@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from connector.budget.database import Database, Prepared
+from connector.clock import SteadyClock
 from connector.errors import OutboxConflict
 from connector.upsert.outbox.matching import Hasher, compare
 from connector.upsert.outbox.outbox_schema import (
@@ -156,25 +157,30 @@ _STEP = sa.update(writes).where(
 _steps: dict[tuple[str, ...], Prepared] = {}  # by the columns that they set
 
 
+def outbox_salt(database: Database) -> bytes:
+    """What an outbox's aliases are keyed with; made at first use."""
+    database.migrate("outbox", MIGRATIONS)
+    with database.write() as connection:
+        insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
+        query = sa.select(salts.c.value).where(salts.c.name == "outbox")
+        return bytes(connection.execute(query).scalar_one())
+
+
 class Outbox:
     """The writes of one scope.
 
-    scope: a number that stands for the account. hasher: with this outbox's salt.
+    scope: a number that stands for the account. clock: the ledger's. hasher: with this outbox's
+    salt.
     """
 
-    def __init__(self, database: Database, scope: int) -> None:
-        database.migrate("outbox", MIGRATIONS)
-        self.database, self.scope = database, scope
-        with database.write() as connection:  # the salt is made on first use
-            insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
-            query = sa.select(salts.c.value).where(salts.c.name == "outbox")
-            self.salt = bytes(connection.execute(query).scalar_one())
-        self.hasher = Hasher(self.salt)
+    def __init__(self, database: Database, scope: int, clock: SteadyClock) -> None:
+        self.database, self.scope, self.clock = database, scope, clock
+        self.hasher = Hasher(outbox_salt(database))
 
-    def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
+    def plan(self, connection: sa.Connection, new: Sequence[Write]) -> None:
         """Store writes to be sent."""
-        stored = {"scope": self.scope, "state": WriteState.PLANNED.value, "planned_ms": at_ms}
-        stored["stale"] = False  # of version 0.1
+        stored = {"scope": self.scope, "state": WriteState.PLANNED.value}
+        stored |= {"planned_ms": self.clock.now_ms(), "stale": False}  # `stale` is of version 0.1
         rows = [write._asdict() | stored for write in new]
         for row in rows:
             del row["id"]
@@ -270,7 +276,6 @@ class Outbox:
         write: Write,
         before: WriteState,
         *,
-        at_ms: int,
         server_ms: int | None,
     ) -> Write:
         """planned → sending, or sending → sending where it was surely not applied so far: exact
@@ -280,7 +285,8 @@ class Outbox:
             OutboxConflict: it isn't in the state `before` any more.
         """
         key = write.idempotency_key or secrets.token_hex(16)
-        sent = write._replace(idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
+        now_ms = self.clock.now_ms()
+        sent = write._replace(idempotency_key=key, sent_ms=now_ms, sent_server_ms=server_ms)
         values = {name: getattr(sent, name) for name in _SENT}
         self._step(connection, write, before, WriteState.SENDING, values)
         return sent
@@ -291,14 +297,13 @@ class Outbox:
         write: Write,
         outcome: str,
         *,
-        at_ms: int,
         before: WriteState = WriteState.SENDING,
         after: WriteState = WriteState.CLOSED,
     ) -> None:
         """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
         any more. Its content is dropped."""
         content = ("body", "row_values", "note", "guard", "seen")
-        emptied = {"closed_ms": at_ms, **dict.fromkeys(content)}
+        emptied = {"closed_ms": self.clock.now_ms(), **dict.fromkeys(content)}
         values = {"outcome": outcome, "prospect_id": write.prospect_id, **emptied}
         self._step(connection, write, before, after, values)
 
@@ -344,10 +349,10 @@ class Outbox:
             found = connection.execute(query).first()
         return LearntMemory() if found is None else LearntMemory(*found)
 
-    def note_memory(self, connection: sa.Connection, learnt: LearntMemory, at_ms: int) -> None:
+    def note_memory(self, connection: sa.Connection, learnt: LearntMemory) -> None:
         """Keep what was learnt for later runs."""
         row = {"scope": self.scope, "remembered_s": learnt.remembered_s, "forgets": learnt.forgets}
-        insert_or_replace(connection, key_memory, [{**row, "noted_ms": at_ms}])
+        insert_or_replace(connection, key_memory, [{**row, "noted_ms": self.clock.now_ms()}])
 
     def learnt(self) -> dict[str, str]:
         """What else was learnt of how this account's API behaves: name → value."""
@@ -355,10 +360,10 @@ class Outbox:
         with self.database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def note_learnt(self, connection: sa.Connection, name: str, value: str, at_ms: int) -> None:
+    def note_learnt(self, connection: sa.Connection, name: str, value: str) -> None:
         """Keep something that was learnt; it replaces what was learnt under that name before."""
-        row = {"scope": self.scope, "name": name, "value": value, "noted_ms": at_ms}
-        insert_or_replace(connection, learnt, [row])
+        row = {"scope": self.scope, "name": name, "value": value}
+        insert_or_replace(connection, learnt, [{**row, "noted_ms": self.clock.now_ms()}])
 
     def forget(self, before_ms: int) -> None:
         """Drop what was last of use before `before_ms` (UTC epoch ms): planned writes that were

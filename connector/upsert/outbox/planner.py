@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 
-from connector.clock import SteadyClock
 from connector.upsert.outbox.entries import Entries, Refusal, Settlement
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import Exported
@@ -126,17 +125,16 @@ class PlanBook:
         self,
         outbox: Outbox,
         options: PushOptions,
-        clock: SteadyClock,
         *,
         dry_run: bool = False,
         in_one_write: int = 5_000,
     ) -> None:
-        self._outbox, self._clock, self._dry_run = outbox, clock, dry_run
+        self._outbox, self._dry_run = outbox, dry_run
         self._source, self._run_id = options.source, options.run_id
         self._in_one_write = in_one_write
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
-        self._receipts = Receipts(outbox.scope)
+        self._receipts = Receipts(outbox)
         self.writes: list[Write] = []
         self.found: list[RowResult] = []
         self.settled: list[Settlement] = []
@@ -160,41 +158,33 @@ class PlanBook:
         writes, found, settled, gone = self.writes, self.found, self.settled, list(deleted)
         self.writes, self.found, self.settled = [], [], []
         most = 0 if self._dry_run else max(len(writes), len(found), len(settled), len(gone))
-        at_ms = int(self._clock.wall_s() * 1000)  # for people
+        at_ms = self._outbox.clock.wall_ms()
         for start in range(0, most, self._in_one_write):
             part = slice(start, start + self._in_one_write)
             with self._outbox.database.write() as connection:
                 if gone[part]:
                     self._receipts.forget_people(connection, gone[part])
                 self._entries.put(connection, self._source, settled[part])
-                self._outbox.plan(connection, writes[part], self._clock.now_ms())
+                self._outbox.plan(connection, writes[part])
                 self._results.put(connection, self._run_id, found[part], at_ms)
 
 
 class Planner:
-    """Plans one push. clock: the ledger's. dry_run: nothing is stored."""
+    """Plans one push. dry_run: nothing is stored."""
 
     def __init__(
-        self,
-        outbox: Outbox,
-        options: PushOptions,
-        pulled: Pulled,
-        *,
-        dry_run: bool,
-        clock: SteadyClock,
+        self, outbox: Outbox, options: PushOptions, pulled: Pulled, *, dry_run: bool
     ) -> None:
-        self._outbox, self._options, self._clock = outbox, options, clock
+        self._outbox, self._options, self._clock = outbox, options, outbox.clock
         self._dry_run = dry_run
-        self._receipts = Receipts(outbox.scope)
-        self._book = PlanBook(
-            outbox, options, clock, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED
-        )
+        self._receipts = Receipts(outbox)
+        self._book = PlanBook(outbox, options, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED)
         self.counts = self._book.counts
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._finder = EvidenceFinder(
             outbox, self._receipts, pulled, source=options.source, entries=self._entries
         )
-        self._merging = PersonPlanner(self._entries, pulled, options, now_ms=clock.now_ms())
+        self._merging = PersonPlanner(self._entries, pulled, options, now_ms=self._clock.now_ms())
         self._refused: dict[int, Refusal] = {}
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[RowPlan], None] | None = None
@@ -272,14 +262,14 @@ class Planner:
         ageing = {each.prospect_id for each in found if each.seen_ms < ageing_ms}
         if ageing and not self._dry_run:
             with self._outbox.database.write() as connection:
-                self._receipts.touch(connection, ageing, now_ms)
+                self._receipts.touch(connection, ageing)
 
     def _store_alike(self, staging: Staging) -> None:
         """Store what rows settle that are as HiringCenter has their person, and their outcome."""
         result = {
             "run_id": self._options.run_id,
             "scope": self._outbox.scope,
-            "at_ms": int(self._clock.wall_s() * 1000),  # for people
+            "at_ms": self._clock.wall_ms(),
             "destination": self._options.destination,
         }
         staging.store_alike(

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database, Prepared
 from connector.logs import redact
-from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     activity_rows,
@@ -77,8 +77,9 @@ class ActivityReceipt(NamedTuple):
 class Receipts:
     """The receipts of one scope. Every method works inside the caller's transaction."""
 
-    def __init__(self, scope: int) -> None:
-        self._scope, self._find = scope, _FIND.replace("{scope}", str(scope))
+    def __init__(self, outbox: Outbox) -> None:
+        scope = self._scope = outbox.scope
+        self._clock, self._find = outbox.clock, _FIND.replace("{scope}", str(scope))
         # built once: building a statement takes ten times as long as executing it
         names = [name for name in Receipt._fields if name != "confirmed"]
         self._of = self._of_people(*(receipts.c[name] for name in names))
@@ -128,7 +129,6 @@ class Receipts:
         write: Write,
         prospect_id: str,
         *,
-        at_ms: int,
         updated_at_ms: int | None,
         email_kept: bool = True,
         phone_kept: bool = True,
@@ -160,37 +160,35 @@ class Receipts:
         if left:
             self._former_contacts.execute_many(connection, left)
         insert_or_replace(connection, aliases, led)
-        self._store(
-            connection, prospect_id, at_ms, updated_at_ms, hashed_names, before_ms, is_written
-        )
+        self._store(connection, prospect_id, updated_at_ms, hashed_names, before_ms, is_written)
 
-    def doubt(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
+    def doubt(self, connection: sa.Connection, prospect_id: str) -> None:
         """A write of unknown fate went to `prospect_id`: what was read before doesn't show them as
         they are."""
         if self.of(connection, [prospect_id]):
-            self._store(connection, prospect_id, at_ms, None, None)
+            self._store(connection, prospect_id, None, None)
 
     def _store(
         self,
         connection: sa.Connection,
         prospect_id: str,
-        at_ms: int,
         updated_at_ms: int | None,
         names: bytes | None,
         before_ms: int | None = None,
         is_written: bool = True,
     ) -> None:
+        now_ms = self._clock.now_ms()
         row: dict[str, Any] = {
             "scope": self._scope,
             "prospect_id": prospect_id,
             "tail": b"",  # of version 0.1
-            "accepted_ms": at_ms,
+            "accepted_ms": now_ms,
             "updated_at_ms": updated_at_ms,
-            "seen_ms": at_ms,
+            "seen_ms": now_ms,
             "before_ms": before_ms,
         }
         row |= {} if names is None else {"names": names}
-        row |= {"written_ms": at_ms} if is_written else {}
+        row |= {"written_ms": now_ms} if is_written else {}
         insert_or_replace(connection, receipts, [row])
 
     def forget_people(self, connection: sa.Connection, prospect_ids: Collection[str]) -> None:
@@ -201,7 +199,6 @@ class Receipts:
         self,
         connection: sa.Connection,
         prospect_ids: Collection[str],
-        at_ms: int,
         rows: Collection[int] = (),
     ) -> None:
         """Receipts that are still in use stay beyond their retention. rows: aliases of rows that
@@ -216,7 +213,7 @@ class Receipts:
                 connection.execute(
                     sa.update(table)
                     .where(table.c.scope == self._scope, column.in_(used))
-                    .values(seen_ms=at_ms)
+                    .values(seen_ms=self._clock.now_ms())
                 )
 
     def attached(
@@ -228,11 +225,11 @@ class Receipts:
         return {(id_, kind, content) for id_, kind, content in found}
 
     def attach(
-        self, connection: sa.Connection, prospect_id: str, kind: str, content: bytes, at_ms: int
+        self, connection: sa.Connection, prospect_id: str, kind: str, content: bytes
     ) -> None:
         """Book one created note, task or meeting."""
         row = {"scope": self._scope, "prospect_id": prospect_id, "kind": kind, "content": content}
-        insert_new(connection, attached, [{**row, "seen_ms": at_ms}])
+        insert_new(connection, attached, [{**row, "seen_ms": self._clock.now_ms()}])
 
     def activity_rows(
         self, connection: sa.Connection, names: Collection[int]
@@ -252,7 +249,6 @@ class Receipts:
         write: Write,
         prospect_id: str,
         record_id: str | None,
-        at_ms: int,
     ) -> None:
         """The row that `write` is was created as an activity of this prospect."""
         row = {
@@ -261,7 +257,7 @@ class Receipts:
             "prospect_id": prospect_id,
             "record_id": record_id,
             "content": write.content,
-            "seen_ms": at_ms,
+            "seen_ms": self._clock.now_ms(),
         }
         insert_or_replace(connection, activity_rows, [row])
 
@@ -289,11 +285,11 @@ class Receipts:
         contacts: Collection[int],
         expected: str,
         answered: str,
-        at_ms: int,
     ) -> None:
         """The API answered with another prospect than these contacts (aliases) lead to."""
-        row = {"expected_id": expected, "answered_id": answered, "at_ms": at_ms}
-        rows = [{"scope": self._scope, "alias": alias, **row} for alias in contacts]
+        row = {"scope": self._scope, "expected_id": expected, "answered_id": answered}
+        row["at_ms"] = self._clock.now_ms()
+        rows = [{**row, "alias": alias} for alias in contacts]
         insert_or_replace(connection, disputed, rows)
 
     def settle_dispute(self, connection: sa.Connection, contacts: Collection[int]) -> None:

@@ -17,7 +17,7 @@ from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, push
 
 
 def cells(rig: Rig, values: Mapping[str, Any]) -> dict[str, bytes]:
-    hasher = Outbox(rig.database, SCOPE).hasher
+    hasher = Outbox(rig.database, SCOPE, rig.steady).hasher
     return {name: hasher.cell(name, value) for name, value in values.items()}
 
 

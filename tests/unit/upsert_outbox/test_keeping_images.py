@@ -55,7 +55,7 @@ def test_what_the_answer_shows_is_what_was_left(rig: Rig, api: FakeApi):
     hire(api, "p1")
     api.drops_phones = True
     push(rig, {**ADA, "phone": "+14155550109"})
-    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE).hasher.cell
+    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE, rig.steady).hasher.cell
     assert (image.before, image.left) == (
         {"phone": "+14155550101"}, {"phone": cell("phone", None)}
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_two_rows_of_one_person_keep_what_was_there_before_both(rig: Rig, api: F
     hire(api, "p1")
     push(rig, {**ADA, "title": "Broker"}, {**ADA, "title": "Boss", "company": "New"})
     assert api.prospects["p1"]["title"] == "Boss"
-    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE).hasher.cell
+    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE, rig.steady).hasher.cell
     assert image.before == {"title": "Agent", "company": "Acme"}
     assert image.left == {"title": cell("title", "Boss"), "company": cell("company", "New")}
 

@@ -25,7 +25,7 @@ def labels(api: FakeApi) -> set[str]:
 
 
 def learnt(rig: Rig) -> str | None:
-    return Outbox(rig.database, SCOPE).learnt().get("labels sent")
+    return Outbox(rig.database, SCOPE, rig.steady).learnt().get("labels sent")
 
 
 def test_labels_that_are_added_leave_the_others_alone(rig: Rig, api: FakeApi):

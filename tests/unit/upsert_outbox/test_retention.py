@@ -33,7 +33,7 @@ def count(rig: Rig, table: sa.Table) -> int:
 
 def forget_older(rig: Rig, days: float) -> None:
     assert isinstance(rig.clock, FakeClock)
-    Outbox(rig.database, SCOPE).forget(int((rig.clock.now_s() - days * DAY_S) * 1000))
+    Outbox(rig.database, SCOPE, rig.steady).forget(int((rig.clock.now_s() - days * DAY_S) * 1000))
 
 
 def test_a_closed_write_holds_nothing_of_the_person(rig: Rig):

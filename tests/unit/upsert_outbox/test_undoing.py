@@ -21,7 +21,7 @@ FIELDS = ("title", "company", "phone")
 
 def plan(rig: Rig, run: int, *, force: bool = False) -> UndoPlan:
     """How the next run would undo the nth."""
-    outbox = Outbox(rig.database, SCOPE)
+    outbox = Outbox(rig.database, SCOPE, rig.steady)
     merges = outbox.learnt().get("labels sent") == "merged"
     with rig.database.read() as connection:
         return plan_undo(
