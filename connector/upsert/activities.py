@@ -59,7 +59,7 @@ class _ChunkFacts(NamedTuple):
 
 
 class ActivityPlanner:
-    """Plans one push of `kind`. dry_run: nothing is stored."""
+    """Plans one push of `kind`; see `Planner`."""
 
     def __init__(
         self,
@@ -69,6 +69,8 @@ class ActivityPlanner:
         *,
         kind: str,
         dry_run: bool,
+        on_reject: Callable[[Reject], None],
+        on_planned: Callable[[RowPlan], None] | None = None,
     ) -> None:
         self._outbox, self._options, self._pulled = outbox, options, pulled
         self._kind, self._dry_run = kind, dry_run
@@ -79,20 +81,15 @@ class ActivityPlanner:
             self._disputed = self._receipts.disputed(connection)
         self._uncertain = {name for name, of_kind, _ in outbox.uncertain() if of_kind == kind}
         self._people: Mapping[str, PulledProspect] = {}
-        self._on_reject: Callable[[Reject], None] = lambda _: None
-        self._on_planned: Callable[[RowPlan], None] | None = None
+        self._on_reject, self._on_planned = on_reject, on_planned
 
     def plan(
         self,
         rows: Iterable[InputRow],
         check: Check,
-        *,
-        on_reject: Callable[[Reject], None],
-        on_read: Callable[[int], None],
-        on_planned: Callable[[RowPlan], None] | None = None,
+        on_read: Callable[[int], None] = lambda _: None,
     ) -> PlanCounts:
-        """Read, check and compare every row; nothing is sent. See `Planner.plan`."""
-        self._on_reject, self._on_planned = on_reject, on_planned
+        """As `Planner.plan` does."""
         if not self._dry_run:
             self._outbox.drop_planned(source=self._options.source)
         check = refusing(check, self._options.forgotten)

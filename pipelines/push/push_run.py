@@ -499,18 +499,19 @@ class _PushRun(OutboxRun):
         return Validator(plan, default_region=region, clear_empty=clear_empty, mode=mode)
 
     def _plan_rows(
-        self, rows: Iterable[InputRow], checks: Validator, pulled: Pulled, **watch: Any
+        self, rows: Iterable[InputRow], checks: Validator, pulled: Pulled, *, is_watched: bool
     ) -> PlanCounts:
-        outbox, options = self._outbox, self._options
-        kind, dry_run = self._request.to, self._request.dry_run
+        outbox, options, on_read = self._outbox, self._options, self._show_read
+        how: Any = {"dry_run": self._is_dry, "on_reject": self._reject}
+        how["on_planned"] = self._note_planned if is_watched else None
         if isinstance(checks, ActivityValidator):
-            activities = ActivityPlanner(outbox, options, pulled, kind=kind, dry_run=dry_run)
-            return activities.plan(rows, checks.check_activity, **watch)
-        planner = Planner(outbox, options, pulled, dry_run=dry_run)
+            activities = ActivityPlanner(outbox, options, pulled, kind=self._request.to, **how)
+            return activities.plan(rows, checks.check_activity, on_read)
+        planner = Planner(outbox, options, pulled, **how)
         if self._columns.pulled is None:
-            return planner.plan(rows, checks.check, **watch)
+            return planner.plan(rows, checks.check, on_read)
         exported = ExportedRows(rows, self._columns, checks, pulled, outbox.hasher)
-        return planner.plan(exported, exported.check, **watch)
+        return planner.plan(exported, exported.check, on_read)
 
     def _note_planned(self, row: RowPlan) -> None:
         """In the results file, what needs no request; of a dry run, what would be sent too."""
@@ -523,17 +524,12 @@ class _PushRun(OutboxRun):
     def _plan(self, rows: Input, checks: Validator) -> None:
         results = self._results_file
         with open_pulled(self._session.settings) as pulled:
-            if not self._request.recheck:
-                self._note_copy_age(pulled.complete_ms)
+            self._note_copy_age(pulled.complete_ms)
             with self._planned_view(pulled) as view:
-                plan = self._planned = self._plan_rows(
-                    results.copying(rows) if results else rows,
-                    checks,
-                    pulled,
-                    on_reject=self._reject,
-                    on_read=self._show_read,
-                    on_planned=self._note_planned if results or view else None,
-                )
+                all_rows = results.copying(rows) if results else rows
+                is_watched = bool(results or view)
+                plan = self._plan_rows(all_rows, checks, pulled, is_watched=is_watched)
+                self._planned = plan
             if plan.looks > 1 and self._options.rechecks and self._request.to == PROSPECTS:
                 self._pages_of_scan = pulled.scan_pages
         self._report.notes += rows.notes
@@ -553,18 +549,17 @@ class _PushRun(OutboxRun):
         if not self._is_dry:
             yield None
             return
-        copy_ms, request, settings = pulled.complete_ms, self._request, self._session.settings
-        self._copy_age_s = None if copy_ms is None else max(0, self._began_ms - copy_ms) / 1000
+        settings = self._session.settings
         header = PlanHeader.new(
             self._options,
             self._outbox.hasher,
             scope=self._outbox.scope,
             base_url=settings.base_url,
             account=settings.account,
-            title=request.title,
+            title=self._request.title,
             planned_ms=self._began_ms,
             created_at=utc(self._session.now_ms()),
-            copy_ms=copy_ms,
+            copy_ms=pulled.complete_ms,
             connector=__version__,
         )
         with ExitStack() as stack:
@@ -575,11 +570,14 @@ class _PushRun(OutboxRun):
             view.finish(self._files.named)
 
     def _note_copy_age(self, complete_ms: int | None) -> None:
-        """How old the copy is that a push relies on which looks no one up."""
-        if complete_ms is None:
-            age = "there is no complete copy to compare with"
-        else:
+        """How old the copy is that a plan shows, or that a push relies on which looks no one up."""
+        looks_up = self._request.recheck
+        if complete_ms is not None and (self._is_dry or not looks_up):
             self._copy_age_s = max(0.0, (self._began_ms - complete_ms) / 1000)
+        if looks_up:
+            return
+        age = "there is no complete copy to compare with"
+        if self._copy_age_s is not None:
             age = f"the last complete scan began {duration(self._copy_age_s)} earlier"
         note = f"No one is looked up before a change (--no-recheck); {age}."
         self._report.notes.append(note)

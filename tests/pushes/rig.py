@@ -192,20 +192,19 @@ class Rig:
             began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
-            how: Any = {"dry_run": dry_run}
-            watch: Any = {"on_reject": rejects.append, "on_read": lambda _: None}
+            how: Any = {"dry_run": dry_run, "on_reject": rejects.append}
             if is_export:
                 columns = match_columns(list(numbered[0].values))
                 exported = ExportedRows(
                     numbered, columns, Validator(columns), self.pulled, outbox.hasher
                 )
                 planner = Planner(outbox, options, self.pulled, **how)
-                plan = planner.plan(exported, exported.check, **watch)
+                plan = planner.plan(exported, exported.check)
             elif to == PROSPECTS:
-                plan = Planner(outbox, options, self.pulled, **how).plan(numbered, check, **watch)
+                plan = Planner(outbox, options, self.pulled, **how).plan(numbered, check)
             else:
                 activities = ActivityPlanner(outbox, options, self.pulled, kind=to, **how)
-                plan = activities.plan(numbered, check_activity, **watch)
+                plan = activities.plan(numbered, check_activity)
             pushed = Pushed(plan, rejects=rejects, kept=plan.kept)
             if dry_run:
                 return pushed

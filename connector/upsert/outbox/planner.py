@@ -170,13 +170,24 @@ class PlanBook:
 
 
 class Planner:
-    """Plans one push. dry_run: nothing is stored."""
+    """Plans one push.
+
+    dry_run: nothing is stored. on_reject: gets every row whose outcome is bad, as the input holds
+    it. on_planned: gets every row that passed its checks, those of one person side by side.
+    """
 
     def __init__(
-        self, outbox: Outbox, options: PushOptions, pulled: Pulled, *, dry_run: bool
+        self,
+        outbox: Outbox,
+        options: PushOptions,
+        pulled: Pulled,
+        *,
+        dry_run: bool,
+        on_reject: Callable[[Reject], None],
+        on_planned: Callable[[RowPlan], None] | None = None,
     ) -> None:
         self._outbox, self._options, self._clock = outbox, options, outbox.clock
-        self._dry_run = dry_run
+        self._dry_run, self._on_reject, self._on_planned = dry_run, on_reject, on_planned
         self._receipts = Receipts(outbox)
         self._book = PlanBook(outbox, options, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED)
         self.counts = self._book.counts
@@ -186,8 +197,6 @@ class Planner:
         )
         self._merging = PersonPlanner(self._entries, pulled, options, now_ms=self._clock.now_ms())
         self._refused: dict[int, Refusal] = {}
-        self._on_reject: Callable[[Reject], None] = lambda _: None
-        self._on_planned: Callable[[RowPlan], None] | None = None
         with outbox.database.read() as connection:  # 0: no earlier push has settled anything
             self._source = self._entries.number(connection, options.source)
 
@@ -195,18 +204,10 @@ class Planner:
         self,
         rows: Iterable[InputRow],
         check: Check,
-        *,
-        on_reject: Callable[[Reject], None],
-        on_read: Callable[[int], None],
-        on_planned: Callable[[RowPlan], None] | None = None,
+        on_read: Callable[[int], None] = lambda _: None,
     ) -> PlanCounts:
-        """Read, check and compare every row; nothing is sent.
-
-        on_reject: gets every row whose outcome is bad, as the input holds it. on_read: how many
-        rows have been read. on_planned: gets every row that passed its checks, those of one person
-        side by side.
-        """
-        self._on_reject, self._on_planned = on_reject, on_planned
+        """Read, check and compare every row; nothing is sent. on_read: gets how many rows have been
+        read."""
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
                 self._outbox.drop_planned(source=source)
@@ -224,7 +225,7 @@ class Planner:
                 on_reject=self._reject,
                 on_read=on_read,
             )
-            people = staging.people(with_alike=on_planned is not None)
+            people = staging.people(with_alike=self._on_planned is not None)
             while chunk := list(islice(people, _CHUNK_PEOPLE)):
                 self._plan_chunk(chunk)
             self._store()
