@@ -21,10 +21,16 @@ from connector.upsert.outbox.matching import (
     compare,
     conflict_with,
     labels_read,
-    same_email,
-    same_phone,
+    same_value,
 )
-from connector.upsert.outbox.merge import NotSendable, Person, PersonMerge, full_name
+from connector.upsert.outbox.merge import (
+    CONTACTS,
+    NAMES,
+    NotSendable,
+    Person,
+    PersonMerge,
+    full_name,
+)
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -49,7 +55,6 @@ UNFILTERED = (
     "the API didn't filter its list by email, phone or name, so whether this person exists isn't "
     "known; nothing was sent"
 )
-SAME_CONTACT = {"email": same_email, "phone": same_phone}
 _NO_MATCH = (
     "no prospect in HiringCenter has this {contacts}. Correct it, or push the person first: "
     "--to creates and changes no prospects"
@@ -182,7 +187,7 @@ class Delivery:
             Unclear: the API didn't filter its list.
         """
         payload = orjson.loads(write.body)
-        contacts = [name for name in SAME_CONTACT if payload.get(name)]
+        contacts = [name for name in CONTACTS if payload.get(name)]
         for name in contacts:
             own = people_having(self._api, name, str(payload[name]))
             ids = sorted({str(item["id"]) for item in own if item.get("id") is not None})
@@ -389,7 +394,7 @@ def people_having(api: ApiClient, name: str, value: str) -> list[Item]:
     """
     page = api.page(PROSPECTS, {name: value}, lane=Lane.PUSH)
     items: list[Item] = [usable_item(item) for item in page.items if isinstance(item, dict)]
-    own = [item for item in items if SAME_CONTACT[name](value, item.get(name))]
+    own = [item for item in items if same_value(name, value, item.get(name))]
     is_cut = bool(page.next_params or page.cut) or (page.total_count or 0) > len(page.items)
     if len(own) < len(items) and (is_cut or not own):
         raise Unclear(UNFILTERED)
@@ -403,11 +408,11 @@ def person_by_contact(api: ApiClient, payload: Item) -> Item | None:
         Unclear: other people are listed, so that their absence proves nothing.
     """
     others = False
-    for name, same in SAME_CONTACT.items():
+    for name in CONTACTS:
         if payload.get(name):
             items = listed_people(api, {name: str(payload[name])})
             for item in items:
-                if same(payload[name], item.get(name)):
+                if same_value(name, payload[name], item.get(name)):
                     return item
             others = others or bool(items)
     if others:
@@ -451,11 +456,12 @@ def usable_item(item: Item) -> dict[str, Any]:
     is.
     """
     usable = dict(item)
-    for name in SAME_CONTACT:
+    for name in CONTACTS:
         if type(usable.get(name)) is int:
             usable[name] = str(usable[name])
-    texts = ("firstName", "lastName", *SAME_CONTACT)
-    unusable = {name for name in texts if not isinstance(usable.get(name), str | None)}
+    unusable = {
+        name for name in (*NAMES, *CONTACTS) if not isinstance(usable.get(name), str | None)
+    }
     id_ = str(item.get("id"))
     if not id_.isprintable() or not 0 < len(id_) <= _LONGEST_ID:
         unusable.add("id")

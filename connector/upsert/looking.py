@@ -23,7 +23,6 @@ from connector.clock import SteadyClock
 from connector.errors import ConnectorError
 from connector.logs import get_logger, redact
 from connector.upsert.delivery import (
-    SAME_CONTACT,
     Finding,
     Item,
     Unclear,
@@ -34,7 +33,7 @@ from connector.upsert.delivery import (
 )
 from connector.upsert.outbox.entries import RowMemory
 from connector.upsert.outbox.evidence import fields_of_item
-from connector.upsert.outbox.matching import normal_value
+from connector.upsert.outbox.matching import normal_value, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
     NAMES,
@@ -99,7 +98,7 @@ class _ContactLists:
             NotSendable: a person has it whom the API doesn't name.
             Unclear: the API didn't filter its list.
         """
-        for name in SAME_CONTACT:
+        for name in CONTACTS:
             if says.get(name) and (own := self.people(name, says[name])):
                 if own[0].get("id") is None:
                     raise NotSendable(_NAMELESS)
@@ -108,7 +107,7 @@ class _ContactLists:
 
     def find_alone(self, id_: str, contacts: Item) -> Item | None:
         """The person, if a list by the first contact shows exactly them."""
-        name = next((name for name in SAME_CONTACT if contacts.get(name)), None)
+        name = next((name for name in CONTACTS if contacts.get(name)), None)
         with suppress(Unclear):  # the list isn't filtered, and shows nothing
             if name is not None and self.ids(name, contacts[name]) == [id_]:
                 return self.people(name, contacts[name])[0]
@@ -136,7 +135,7 @@ class Looking:
         says, id_ = memory.says, write.prospect_id
         lists, found = _ContactLists(self.api), None
         restored = guard.fields if guard and guard.undoes is not None else {}
-        contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
+        contacts = {name: says.get(name) for name in CONTACTS if name not in restored}
         is_found, needs_one = id_ is None, not (says.get("firstName") or restored or write.exported)
         if id_ is None:
             found = lists.find(says) if needs_one else person_by_contact(self.api, says)
@@ -178,8 +177,8 @@ class Looking:
         if not merged.to_send:
             return met
         says = memory.says
-        given = [name for name in SAME_CONTACT if says.get(name)]
-        found_by = [name for name in given if SAME_CONTACT[name](says[name], item.get(name))]
+        given = [name for name in CONTACTS if says.get(name)]
+        found_by = [name for name in given if same_value(name, says[name], item.get(name))]
         try:
             body = self._body(merged, person, found_by)
             self._check_contacts(body, id_, _ContactLists(self.api))
@@ -198,8 +197,8 @@ class Looking:
     ) -> None:
         """The contacts of a row without a first name lead to one person. is_found: it is by them
         alone that the person is known."""
-        for name, same in SAME_CONTACT.items():
-            if is_found and says.get(name) and not same(says[name], item.get(name)):
+        for name in CONTACTS:
+            if is_found and says.get(name) and not same_value(name, says[name], item.get(name)):
                 lists.people(name, says[name])
         ids = {id_, *(other for contact in lists.shown for other in lists.ids(*contact))}
         if len(ids) > 1:

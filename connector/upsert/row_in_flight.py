@@ -180,10 +180,7 @@ class RowInFlight:
             return tuple(name for name in orjson.loads(self.write.body) if name not in MANNERS)
         if self.status is not Status.UPDATED or self.merged is None:
             return ()
-        names = (
-            "labels" if each.name in LABEL_EDITS else each.name for each in self.merged.to_send
-        )
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(_read_as(each.name) for each in self.merged.to_send))
 
     def check_put_back(self, item: Item) -> None:
         """Of an undo, name what HiringCenter's answer shows otherwise than it was sent: it only

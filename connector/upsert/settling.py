@@ -23,11 +23,11 @@ from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.matching import (
     conflict_with,
     first_name,
-    same_email,
-    same_phone,
+    same_value,
     stored_first_name,
 )
 from connector.upsert.outbox.merge import (
+    CONTACTS,
     LABELS_SENT,
     LABELS_STAY,
     MERGED,
@@ -564,10 +564,9 @@ class Settler:
             connection,
             write,
             id_,
+            kept=[name for name in CONTACTS if _is_kept(name, says, item)],
+            names=hasher.names(first, last),
             updated_at_ms=time_ms(item, "updatedAt"),
-            email_kept=_is_kept("email", same_email, says, item),
-            phone_kept=_is_kept("phone", same_phone, says, item),
-            hashed_names=hasher.names(first, last),
             # 0 where they didn't exist, or nothing was written: a person who is read with the
             # answer's `updatedAt` is as the answer shows
             before_ms=before_ms if row.status is Status.UPDATED else 0,
@@ -664,7 +663,7 @@ def _leaves_matches_alone(write: Write) -> bool:
     return orjson.loads(write.body).get("update") is False
 
 
-def _is_kept(name: str, same: Callable[[Any, Any], bool], says: Item, item: Item) -> bool:
+def _is_kept(name: str, says: Item, item: Item) -> bool:
     """Whether the answer carries the contact that the row has; one that isn't shown, or that an
     earlier run's write didn't send, counts as kept."""
-    return name not in item or name not in says or same(says[name], item[name])
+    return name not in item or name not in says or same_value(name, says[name], item[name])

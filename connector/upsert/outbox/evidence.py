@@ -20,8 +20,6 @@ from connector.upsert.outbox.matching import (
     Name,
     OtherPerson,
     first_name,
-    same_email,
-    same_phone,
     same_value,
     stored_first_name,
 )
@@ -476,12 +474,8 @@ class EvidenceFinder:
             pulled = seen.get(id_)
             receipt = next((each for each in own.receipts if each.prospect_id == id_), None)
             agrees = _agreement(name, hashed, receipt, pulled)
-            by_email = id_ in own.pulled_by_email or _holds(
-                own.by_email, id_, pulled, "email", same_email, own.payload
-            )
-            by_phone = id_ in own.pulled_by_phone or _holds(
-                own.by_phone, id_, pulled, "phone", same_phone, own.payload
-            )
+            by_email = id_ in own.pulled_by_email or _holds(own, "email", id_, pulled)
+            by_phone = id_ in own.pulled_by_phone or _holds(own, "phone", id_, pulled)
             if agrees is False and (by_email or by_phone):
                 in_clear = pulled.fields.get("firstName") if pulled else None
                 others.append(OtherPerson(id_, by_email, by_phone, in_clear))
@@ -535,17 +529,11 @@ def _agreement(
     return theirs if ours is None else ours
 
 
-def _holds(
-    receipt: Receipt | None,
-    prospect_id: str,
-    pulled: PulledProspect | None,
-    contact: str,
-    same: Callable[[Any, Any], bool],
-    payload: Mapping[str, Any],
-) -> bool:
+def _holds(own: Evidence, contact: str, prospect_id: str, pulled: PulledProspect | None) -> bool:
     """Whether a prospect has a row's contact, as the ledger says and no newer copy denies."""
+    receipt = own.by_email if contact == "email" else own.by_phone
     if receipt is None or receipt.prospect_id != prospect_id or not receipt.confirmed:
         return False
     if pulled is None or contact not in pulled.fields or not pulled.is_newer(receipt.updated_at_ms):
         return True
-    return same(payload.get(contact), pulled.fields[contact])
+    return same_value(contact, own.payload.get(contact), pulled.fields[contact])

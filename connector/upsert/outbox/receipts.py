@@ -6,7 +6,7 @@ has settled is in its entries.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -129,26 +129,22 @@ class Receipts:
         write: Write,
         prospect_id: str,
         *,
+        kept: Collection[str],
+        names: bytes,
         updated_at_ms: int | None,
-        email_kept: bool = True,
-        phone_kept: bool = True,
-        hashed_names: bytes | None = None,
-        before_ms: int | None = None,
-        is_written: bool = True,
+        before_ms: int | None,
+        is_written: bool,
     ) -> None:
         """Record the answer to `write`: its aliases lead to the prospect.
 
-        email_kept, phone_kept: whether the answer carries that contact. hashed_names: the person's;
-        None: unchanged. before_ms: see `Receipt`. is_written: else they were only looked at.
+        kept: of email and phone, those that the answer carries. names, before_ms: see `Receipt`.
+        is_written: else they were only looked at.
         """
         own = {"scope": self._scope, "prospect_id": prospect_id}
+        every = {"email": write.email_alias, "phone": write.phone_alias, "row": write.row_alias}
         led = [
-            {**own, "kind": kind, "alias": alias, "confirmed": is_kept}
-            for kind, alias, is_kept in (
-                ("email", write.email_alias, email_kept),
-                ("phone", write.phone_alias, phone_kept),
-                ("row", write.row_alias, True),
-            )
+            {**own, "kind": kind, "alias": alias, "confirmed": kind == "row" or kind in kept}
+            for kind, alias in every.items()
             if alias is not None
         ]
         # a prospect has one email and one phone
@@ -160,34 +156,27 @@ class Receipts:
         if left:
             self._former_contacts.execute_many(connection, left)
         insert_or_replace(connection, aliases, led)
-        self._store(connection, prospect_id, updated_at_ms, hashed_names, before_ms, is_written)
+        facts = {"updated_at_ms": updated_at_ms, "before_ms": before_ms, "names": names}
+        self._store(connection, prospect_id, facts, is_written=is_written)
 
     def doubt(self, connection: sa.Connection, prospect_id: str) -> None:
         """A write of unknown fate went to `prospect_id`: what was read before doesn't show them as
         they are."""
         if self.of(connection, [prospect_id]):
-            self._store(connection, prospect_id, None, None)
+            facts = {"updated_at_ms": None, "before_ms": None}
+            self._store(connection, prospect_id, facts, is_written=True)
 
     def _store(
         self,
         connection: sa.Connection,
         prospect_id: str,
-        updated_at_ms: int | None,
-        names: bytes | None,
-        before_ms: int | None = None,
-        is_written: bool = True,
+        facts: Mapping[str, Any],
+        *,
+        is_written: bool,
     ) -> None:
         now_ms = self._clock.now_ms()
-        row: dict[str, Any] = {
-            "scope": self._scope,
-            "prospect_id": prospect_id,
-            "tail": b"",  # of version 0.1
-            "accepted_ms": now_ms,
-            "updated_at_ms": updated_at_ms,
-            "seen_ms": now_ms,
-            "before_ms": before_ms,
-        }
-        row |= {} if names is None else {"names": names}
+        row = {"scope": self._scope, "prospect_id": prospect_id, **facts}
+        row |= {"accepted_ms": now_ms, "seen_ms": now_ms, "tail": b""}  # `tail` is of version 0.1
         row |= {"written_ms": now_ms} if is_written else {}
         insert_or_replace(connection, receipts, [row])
 
