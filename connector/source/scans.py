@@ -371,7 +371,7 @@ class ListScan:
         if self.outcome is not None:
             return self.outcome.why
         is_begun = self.counts["rows_read"] > 0
-        return "the scan has not come to its end; the next pull resumes it" if is_begun else None
+        return "the scan hasn't reached the end; the next pull resumes it" if is_begun else None
 
     @property
     def doubt(self) -> Doubt | None:

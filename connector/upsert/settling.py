@@ -69,12 +69,12 @@ _UNANSWERED = (
 )
 _ANOTHER_CREATED = (
     "HiringCenter created prospect {answered}, where {expected} was to be changed: {expected} "
-    "hasn't this email or phone any more. Look at both in HiringCenter; if they are one person, "
+    "no longer has this email or phone. Look at both in HiringCenter; if they are one person, "
     "delete {answered} and correct the contact in the row"
 )
 _ANOTHER_CHANGED = (
     "HiringCenter changed prospect {answered}, where {expected} was expected: the row's email or "
-    "phone belongs to {answered} now. Look at both in HiringCenter, and put {answered} right"
+    "phone belongs to {answered} now. Look at both in HiringCenter, and correct {answered}"
 )
 
 
@@ -388,7 +388,7 @@ class Settler:
         if arrived.verdict is Verdict.NOT_APPLIED:
             if self._clock.monotonic_s() - row.began_s < self._options.retry_total_s:
                 return Next.AGAIN
-            self._leave_open(row, "its key was forgotten again and again")
+            self._leave_open(row, "the API has forgotten its key repeatedly")
         elif arrived.verdict is Verdict.UNKNOWN:
             self._finish(connection, row, "uncertain", after=WriteState.UNCERTAIN)
             self.uncertain |= write.uncertain_names

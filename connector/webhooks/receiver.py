@@ -164,7 +164,7 @@ class WebhookApp:
         if scope["method"] in ("GET", "HEAD"):
             return "HiringCenter's webhooks are received here, by POST."
         if scope["method"] != "POST":
-            raise _Reply(405, "Only POST is taken here.", closes=True)
+            raise _Reply(405, "Only POST is accepted here.", closes=True)
         if self._at_work > self._bounds.at_once:
             raise _Reply(503, "Too many deliveries at once.", closes=True)
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])

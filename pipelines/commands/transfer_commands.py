@@ -574,7 +574,7 @@ def forget_lines(report: ForgetReport, request: ForgetRequest) -> list[Any]:
     lines += [f"{would.capitalize()}:"] if found else [f"Nothing {would}: nothing of them is here."]
     lines += [f"  {place.ljust(width)}  {count:>7,}" for place, count in found]
     if report.left:
-        lines += ["Left, and to be done:", *(f"  - {each}" for each in report.left)]
+        lines += ["Left to do:", *(f"  - {each}" for each in report.left)]
     lines += ["Not reached:", *(f"  - {each}" for each in report.not_reached)]
     if report.error is None and not request.dry_run:
         lines.append(

@@ -121,7 +121,7 @@ def missing_package(error: BaseException) -> ConfigurationError | None:
             needed = [_PACKAGES.get(top, top)]
         elif isinstance(each, sa.exc.NoSuchModuleError):
             return ConfigurationError(
-                "SQLAlchemy knows no such kind of database or driver. Correct the beginning of the "
+                "SQLAlchemy has no such database type or driver. Correct the beginning of the "
                 "credentials, such as mysql+pymysql://, or install the package that adds it."
             )
         else:

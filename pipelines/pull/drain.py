@@ -222,7 +222,9 @@ class Drains:
             self._is_behind = not destination.is_published
             run = events_scan(destination, "events")
             if run.facts.last_full_ms is None and run.left is None:
-                report.why_not_covered = "there was no pull of prospects yet; the first finds all"
+                report.why_not_covered = (
+                    "prospects haven't been pulled yet; the first pull finds them all"
+                )
                 self._is_behind = False  # as far as drains are concerned
                 return
             refuse_if_moved(destination, session)

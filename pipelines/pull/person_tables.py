@@ -35,8 +35,8 @@ _CONTACTS = ("email", "phone")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as a 64-bit column holds them
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _OTHERS_PEOPLE = (
-    "the person would go from the other account's rows, and its next pull would bring them back. "
-    "Nothing was removed"
+    "the person would be removed from the other account's rows, and its next pull would bring "
+    "them back. Nothing was removed"
 )
 
 

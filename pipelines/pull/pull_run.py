@@ -367,7 +367,7 @@ class _Pull:
         except ConnectorError as error:
             self._errors.append(error)
             return
-        run.end(ScanOutcome(False, "people are looked up whom events name"))
+        run.end(ScanOutcome(False, "people named by events are looked up"))
         if self._follower.postponed:
             why = "named by an event and can't be looked up now, so it is tried again"
             run.warnings[why] += self._follower.postponed

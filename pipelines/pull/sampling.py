@@ -361,6 +361,6 @@ def _conclusion(summary: Mapping[str, Any]) -> Iterator[str]:
         takes, names = summary["takes"], summary["resources"]
         chosen = "" if len(names) == len(RESOURCES) else " ".join(["", *names])
         yield (
-            f"That is too few to tell whether at most {allowed} are wrong. It takes "
+            f"That is too few to decide whether at most {allowed} are wrong. It takes "
             f"{plural(takes, 'row')}: hiringcenter verify{chosen} --requests {takes}"
         )

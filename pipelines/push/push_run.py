@@ -116,8 +116,8 @@ def plan_push(
     request = replace(request, dry_run=True, to_apply=files.out is not None)
     if files.out is not None and request.new_ledger:
         raise UsageError(
-            "--out: a plan is signed with the ledger's secret, and this one was lost. Leave --out "
-            "out, or push once with --new-ledger first."
+            "--out: a plan is signed with the ledger's secret, and this one was lost. Omit --out, "
+            "or push once with --new-ledger first."
         )
     new_ledger = request.new_ledger
     with opened_outbox(

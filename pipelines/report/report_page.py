@@ -345,7 +345,7 @@ def _plan_cards(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         ("kept", summary["kept"], "rows with fields that stay as HiringCenter has them"),
         ("unchanged", summary["unchanged"], "rows with nothing to send"),
         ("rejected", summary["rejected"], "rows that can't be sent as they are"),
-        ("not sent", summary["failed"], "rows of which it isn't known what became of them"),
+        ("not sent", summary["failed"], "rows whose outcome isn't known"),
     ]
     always = ("created", "updated", "unchanged", "rejected")
     return [each for each in every if each[1] or each[0] in always]

@@ -151,7 +151,7 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
         if len(match[2]) < _LINE_DIGITS - 1:
             raise ValueError("it is a decimal number; format the column as text")
     if not _PHONE_SHAPE.fullmatch(text):
-        raise ValueError("it contains other characters than a phone number")
+        raise ValueError("it contains characters that no phone number has")
     if text.isdigit() and text[0] != "0":
         _check_country_code(text, region)
     try:
