@@ -170,7 +170,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 def table_text(table: str) -> str | None:
-    """What a table holds; None if it is none of ours."""
+    """What a table holds; None if it isn't one of ours."""
     of = table.removesuffix(_HISTORY)
     if of != table and of in CONTRACT:
         return f"one row per version of {of} that a pull has seen"

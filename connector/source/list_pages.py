@@ -21,7 +21,9 @@ from connector.source.fields import record_id
 # --- what was seen --------------------------------------------------------------------------------
 
 WATERMARK_FIELDS = ("createdAt", "updatedAt")
-_LATEST_MS = 253_402_300_799_999  # the year 9999; what is beyond is no time, and may fit no state
+_LATEST_MS = (
+    253_402_300_799_999  # the year 9999; what is beyond isn't a time, and may not fit a state
+)
 
 
 class IdCount:
@@ -507,7 +509,7 @@ def overlapping(resource: str, page: Page) -> dict[str, str] | None:
 
 
 def _time(page: Page) -> int | None:
-    """The millisecond that the next page starts after; None where it is no time."""
+    """The millisecond that the next page starts after; None where it isn't a time."""
     after = (page.next_params or {}).get("startAfter")
     is_time = after is not None and after.lstrip("-").isdecimal()
     return int(after) if after is not None and is_time else None

@@ -378,7 +378,7 @@ class Guard:
         )
 
     def is_met(self, name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
-        """Whether a field of a plan is as it was when the plan was made, as far as can be told."""
+        """Whether a field of a plan is as it was when the plan was made, as far as is known."""
         read_as = _read_as(name)
         if before is not None:
             return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before

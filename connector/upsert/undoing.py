@@ -99,7 +99,7 @@ class BeforeImage:
     """What a run has changed of one prospect.
 
     before: field → what it was. left: field → the fingerprint (`Hasher.cell`) of what the run has
-    left there: of what it sent, until an answer has shown what became of it. unread: fields that
+    left there: of what it sent, until an answer has shown its outcome. unread: fields that
     were sent and can't be read back, so that what they were isn't known. contact: a contact that
     the run didn't change. read_ms: when that was read, where it wasn't read for the write.
     """

@@ -320,7 +320,7 @@ def command(
     example: for the help; several are separated by blank lines. observe: send the alerts and the
     telemetry that the settings ask for. options_of: a function that has options too, which `work`
     gets as keywords: commands share options without repeating them. fixed: values of some of these,
-    which then are no options of this command.
+    which then aren't options of this command.
     """
 
     def register(work: Callable[..., Result]) -> Callable[..., Result]:

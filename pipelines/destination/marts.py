@@ -224,7 +224,7 @@ class Marts:
             schema, wanted = f"{database}.{_schema(dataset)}", [*self._ours, *self._own]
             present, names = _present(cursor, database, dataset), {mart.name for mart in wanted}
             for name, mark in present.items():
-                if mark and name not in names:  # without one it is no mart: a dataset may be
+                if mark and name not in names:  # without one it isn't a mart: a dataset may be
                     cursor.execute(f"DROP TABLE {schema}.{quoted_name(name)}")  # named like these
             if not wanted:
                 if all(present.values()):
@@ -360,7 +360,7 @@ class Marts:
         except Exception as error:  # noqa: BLE001 - a mart never fails a run
             _log.warning("marts.failed", schema=f"{dataset}_marts", reason=describe(error))
 
-    # --- what became of them ----------------------------------------------------------------------
+    # --- their outcomes ---------------------------------------------------------------------------
 
     def _note_failure(self, dataset: str, mart: Mart, error: BaseException | str) -> None:
         reason = error if isinstance(error, str) else _reason(error)

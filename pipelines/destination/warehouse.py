@@ -470,5 +470,5 @@ class SeenIds:
         connection.unregister("arriving")
 
     def table(self, resource: str) -> str:
-        """The set's qualified name. resource: one of ours, no text of users."""
+        """The set's qualified name. resource: one of ours, never a user's text."""
         return f'{self._schema}."seen_{resource}"'

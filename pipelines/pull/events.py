@@ -48,7 +48,7 @@ _OLDEST_MS = 3_600_000  # that a person may wait before events count as not foll
 _DAY_MS = 86_400_000
 _AT_ONCE = 4  # look-ups
 _PORTION = 100  # people who are looked up before they land
-_STRANGERS = 3  # in a portion with no one else: then ids are misread
+_UNKNOWN_MAX = 3  # from so many on, in a portion with no one else, ids are misread
 _FOLLOWED = "followed_ms"  # in the inbox's notes, as in the facts of the list
 _LATE_MS = 60_000  # that an event may come after a person was made
 _log = get_logger("events")
@@ -265,11 +265,11 @@ class Follower:
         self.inbox.settle(self._account, settled, brought=brought)
         self.inbox.postpone(self._account, postponed, now_ms=now_ms)
         self.postponed += len(postponed)
-        if strangers := len(set(looked.gone) - known):
+        if unknown := len(set(looked.gone) - known):
             # created and deleted since, or what looked like the id of a person is something else
-            _log.info("events.unknown", people=strangers)
-            if strangers >= _STRANGERS and not looked.alive and not lost:
-                self.inbox.note_unidentified(self._account, strangers, now_ms=now_ms)
+            _log.info("events.unknown", people=unknown)
+            if unknown >= _UNKNOWN_MAX and not looked.alive and not lost:
+                self.inbox.note_unidentified(self._account, unknown, now_ms=now_ms)
 
     # --- full scans, and the poll feed ----------------------------------------------------------
 

@@ -534,7 +534,7 @@ def _delete(path: Path) -> None:
 
 
 def _attached(file: Path) -> duckdb.DuckDBPyConnection:
-    """A connection to a copy, under a name that is no schema's."""
+    """A connection to a copy, under a name that isn't a schema's."""
     connection = duckdb.connect()
     connection.execute(f"ATTACH {quoted_text(file)} AS _hc_kept")
     connection.execute("USE _hc_kept")

@@ -189,7 +189,7 @@ def test_a_dag_run_that_meets_a_lock_is_skipped(
 def test_a_dag_run_whose_key_is_wrong_fails_at_once(
     airflow_home: Path, project: Path, sandbox: Sandbox
 ):
-    """A refused key is no reason to retry; the error says what to check. By hand, `full` and
+    """A refused key isn't a reason to retry; the error says what to check. By hand, `full` and
     `resources` make the run a complete pull of those lists."""
     params = {"full": True, "resources": ["notes", "tasks"]}
     (run,) = run_dag(airflow_home, project, "hc-wrong-key", params=params)
@@ -243,7 +243,7 @@ def test_accounts_are_mapped_and_fail_alone(airflow_home: Path, project: Path, s
 def test_an_account_without_a_key_names_its_variable(
     airflow_home: Path, project: Path, sandbox: Sandbox
 ):
-    """Settings are no reason to retry: failed at once, and the variable to set is in the XCom."""
+    """Settings aren't a reason to retry: failed at once, and the variable to set is in the XCom."""
     config = project / "config/hiringcenter.toml"
     account = '[accounts.west]\napi_key_env = "HIRINGCENTER_API_KEY_WEST"\n'
     config.write_text(config.read_text() + account)

@@ -107,7 +107,7 @@ def units() -> dict[str, configparser.ConfigParser]:
 
 
 def test_systemd_units_say_what_the_exit_codes_mean():
-    """75 (held) is no failure, rejected rows are mailed; it runs as a user with a state directory
+    """75 (held) isn't a failure, rejected rows are mailed; it runs as a user with a state directory
     of its own, and its timer starts it."""
     service, timer = units()["hiringcenter-sync.service"], units()["hiringcenter-sync.timer"]
     assert service["Service"]["SuccessExitStatus"] == "75"

@@ -200,7 +200,7 @@ class Trial:
         self, command: tuple[str, ...], kills: int, *, requests: int
     ) -> tuple[int, dict[str, Any]]:
         """Kill it so often, with faults of the API; then run it to its end: code and summary.
-        requests: it makes at most about so many, and at least half of them: whoever is left alone
+        requests: it makes at most about so many, and at least half of them: a person left alone
         is only looked at."""
         sandbox = self._sandbox
         sandbox.options.faults, sandbox.options.latency_s = FAULTS, (0.01, 0.04)

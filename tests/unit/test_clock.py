@@ -17,7 +17,7 @@ def test_a_step_moves_the_wall_alone():
 
 
 def test_sleep_ends_at_once_when_stop_is_set():
-    """A set event is no wait, on either clock."""
+    """A set event doesn't wait, on either clock."""
     stop = threading.Event()
     stop.set()
     clock = FakeClock()

@@ -31,7 +31,7 @@ def test_rows_count_as_changed_once_a_field_of_theirs_gets_a_column(column: str,
 
 def test_rows_are_compared_alike_however_often_they_were_not_changed():
     """By a query at first, then by hashes that were read once; not by those of rows as they were
-    before a change, nor by what is no hash."""
+    before a change, nor by an invalid hash."""
     with duckdb.connect() as connection:
         warehouse = DuckWarehouse(connection, "d")
         warehouse.create_tables([batch()])

@@ -108,7 +108,7 @@ def imports_between_parts() -> dict[str, set[str]]:
 
 def imports_within_parts() -> dict[str, set[str]]:
     """Sub-package (such as connector.upsert.rows) → the others of its part that it imports; a part
-    stands for its modules in none. What an `__init__` re-exports is no arrow."""
+    stands for its modules in none. What an `__init__` re-exports isn't an arrow."""
     found: dict[str, set[str]] = {}
     for module, path in modules().items():
         package = module.rpartition(".")[0]
@@ -187,7 +187,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_no_package_imports_itself_in_a_circle():
-    """Sub-packages too; what a package's own __init__ re-exports is no arrow."""
+    """Sub-packages too; what a package's own __init__ re-exports isn't an arrow."""
     arrows: dict[str, set[str]] = defaultdict(set)
     for module, path in modules().items():
         package = module.rpartition(".")[0]

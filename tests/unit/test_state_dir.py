@@ -101,7 +101,7 @@ def test_a_state_without_history_gives_way(tmp_path: Path):
 
 
 def test_a_state_directory_set_by_hand_is_kept(tmp_path: Path):
-    """What lies in the working folder is no reason to stop then."""
+    """What lies in the working folder isn't a reason to stop then."""
     own = open_state_dir(tmp_path / "own", old=unpack(tmp_path / "a"))
     other = unpack(tmp_path / "b")
     assert open_state_dir(tmp_path / "own", old=other) == own

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 5_000
 _RESERVED_CATALOGS = {"memory", "main", "system", "temp"}
-# a name that is no table is an error, never a variable of this program
+# a name that isn't a table is an error, never a variable of this program
 _NO_PYTHON = "SET python_enable_replacements = false"
 # these quote names and the query itself; others, such as a failed conversion, quote values
 _ABOUT_THE_QUERY = (

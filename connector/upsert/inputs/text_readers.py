@@ -335,7 +335,7 @@ class JsonLinesInput(Input):
 
 
 class _NotARow(Exception):
-    """Why a line is no row; without what it holds."""
+    """Why a line isn't a row; without its content."""
 
 
 def _object(line: str) -> dict[str, Any]:

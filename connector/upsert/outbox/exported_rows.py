@@ -220,7 +220,7 @@ def _one_line_end(text: str) -> str:
 
 def _time_ms(value: Any) -> int | None:
     """UTC epoch ms of a cell of `updated_at`, in any form that exports write; a time without an
-    offset is UTC. None where it is no time."""
+    offset is UTC. None where it isn't a time."""
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     elif not isinstance(value, datetime):

@@ -250,7 +250,7 @@ class PersonPlanner:
         adopts = any(row.known.adopts for row in rows)
         rules = replace(self._rules, adopts=True) if adopts else self._rules
         if prospect_id is None:
-            self._plan_stranger(rows, rules)
+            self._plan_unknown(rows, rules)
             return
         theirs = self._person(rows, prospect_id)
         for row in rows:
@@ -281,7 +281,7 @@ class PersonPlanner:
                 self._add_name(row, theirs)
             _note_disagreement(row, merged)
 
-    def _plan_stranger(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
+    def _plan_unknown(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
         """The rows are about a person who isn't known: the first with names creates them."""
         repeats = not (rules.restore or rules.force)
         memories = [row.memory for row in rows]

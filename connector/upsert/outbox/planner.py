@@ -335,7 +335,7 @@ class Planner:
 
     def _plan_unnamed(self, rows: list[RowPlan]) -> None:
         """Rows that share contacts, directly or through others."""
-        rest = self._reject_strangers(rows)
+        rest = self._reject_other_people(rows)
         for together in [rows] if len(rest) == len(rows) else _by_person(rest):
             self._merge_rows(together)
 
@@ -398,8 +398,8 @@ class Planner:
 
     def _check_contact(self, row: RowPlan) -> None:
         """Reject a row whose person isn't known, but has the names of an entry for which fewer rows
-        speak than before: it may be that entry's row with another contact, and would create a
-        stranger."""
+        speak than before: it may be that entry's row with another contact, and would create
+        another person."""
         is_allowed = self._options.allow_shared_contact or row.memory.entry is not None
         if is_allowed or not self._source:
             return
@@ -411,7 +411,7 @@ class Planner:
                 row.decide_on("rejected", CONTACT_CHANGED.format(about=about), row.prospect_id)
                 return
 
-    def _reject_strangers(self, rows: list[RowPlan]) -> list[RowPlan]:
+    def _reject_other_people(self, rows: list[RowPlan]) -> list[RowPlan]:
         """Reject rows that seem to be about another person than the one who has their contact, each
         judged by itself, before rows are taken together; returns the others."""
         alone = len(rows) == 1 and not rows[0].known.others

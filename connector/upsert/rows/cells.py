@@ -20,7 +20,7 @@ from uuid import UUID
 
 NOT_COMPUTED = "#NOT-COMPUTED!"
 _LOST = "\ufffd"  # what decoders put in the place of a character that they can't read
-# What spreadsheets show where there is no value, in the languages they are sold in; case aside.
+# What spreadsheets show where there is no value, in the languages they are sold in; ignoring case.
 ERROR_WORDS = frozenset(
     f"{NOT_COMPUTED} "
     "#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A #N/A! #SPILL! #CALC! #FIELD! #BLOCKED! #BUSY! "

@@ -376,7 +376,7 @@ _Outcome = tuple[str, str | None, str | None]  # outcome, prospect id, message
 
 
 class ResultsFile(_RowFile):
-    """Every row of the input, in its order, with what became of it.
+    """Every row of the input, in its order, with its outcome.
 
     Rows and outcomes are kept in a private temporary file until `save`, in whatever order they
     come. A row without an outcome by then is `not_sent`. A push that is killed, or that ends before

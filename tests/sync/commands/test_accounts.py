@@ -121,7 +121,7 @@ def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east:
 def test_sync_pulls_and_pushes_what_it_can(
     run: Run, configure: Configure, east: Sandbox, north: Sandbox
 ):
-    """Pushes included; rejects (3) don't hide the refused key (2). Alone they are no failure, as
+    """Pushes included; rejects (3) don't hide the refused key (2). Alone they aren't a failure, as
     for one account."""
     Path("people.csv").write_text(PEOPLE + BAD_ROW)
     configure(JOB)

@@ -52,7 +52,7 @@ def test_marts_of_the_user_are_listed_with_their_types(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """What each file says of its columns, and which it doesn't describe; nothing of them is run.
-    One that can't be made says why, one that is no mart is named as by a pull."""
+    One that can't be made says why, one that isn't a mart is named as by a pull."""
     monkeypatch.setenv("HIRINGCENTER_MARTS__DIRECTORY", str(tmp_path))
     (tmp_path / "movers.sql").write_text(
         "-- Who moved?\n-- One row per prospect.\n--\n-- moves: how often\n"

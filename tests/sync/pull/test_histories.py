@@ -37,7 +37,7 @@ def _rows(puller: Puller, sql: str) -> list[tuple[Any, ...]]:
 
 
 def test_versions_of_a_row_at_each_destination(any_puller: Puller):
-    """Changed, with a new column, deleted, and back again; another order of labels is no version.
+    """Changed, with a new column, deleted, and back again; another order of labels isn't a version.
     In the end the table is dropped by hand while a person is deleted: a version without a person
     doesn't stay open."""
     any_puller.change_pull(history=("prospects",))

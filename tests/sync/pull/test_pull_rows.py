@@ -48,7 +48,7 @@ def test_every_field_of_every_record_lands_and_stays_true(any_puller: Puller):
 
 def test_fields_that_change_their_type_land_in_variant_columns(any_puller: Puller):
     """A number that becomes a text, a text that becomes a list: nothing is coerced or lost. Numbers
-    beyond 64 bits are no times, where a watermark would come from, and stop no pull."""
+    beyond 64 bits aren't times, where a watermark would come from, and stop no pull."""
     any_puller.lists = ("prospects",)
     store = any_puller.sandbox.store
     record = store.create("prospects", {"firstName": "A", "lastName": "B", "score": 7})

@@ -310,8 +310,8 @@ def test_hashing_without_a_key_is_refused_before_anything_is_read(puller: Puller
 
 
 def test_odd_items_land_in_a_table_of_their_own_and_times_to_the_millisecond(puller: Puller):
-    """What has no id is no row, and isn't dropped either, nor unmentioned; the other rows of its
-    page land. Times are instants with a time zone, exactly."""
+    """A record without an id isn't a row, but it isn't dropped, and is reported; the other rows of
+    its page land. Times are instants with a time zone, exactly."""
     store = puller.sandbox.store
     store.put("notes", {"body": "nobody", "createdAt": 1})
     record = store.create("prospects", {"firstName": "A", "lastName": "B"})

@@ -132,7 +132,7 @@ def test_who_was_edited_since_is_a_conflict_where_no_pull_has_read_them(
     settings: Settings, sandbox: Sandbox, plan: Path
 ):
     """Pushed, planned, and edited before the plan is applied: the plan shows `?` for what is there,
-    but `updatedAt` shows who changed since. The others are no conflict: one who was edited before,
+    but `updatedAt` shows who changed since. The others aren't conflicts: one who was edited before,
     and one with two rows, the second of which follows our own write."""
     path = plan.with_name("people.csv")
     lines = [f"{name},X,{name.lower()}@example.net,,Dr,Old," for name in ("Eva", "Fay", "Gus")]

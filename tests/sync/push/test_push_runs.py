@@ -124,7 +124,7 @@ def test_a_job_can_override_what_detection_gets_wrong(
 def test_fixing_the_rejects_file_and_pushing_it_finishes_the_job(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """Its columns are the input's own, row number and reason; the last two are no fields."""
+    """Its columns are the input's own, row number and reason; the last two aren't fields."""
     path = write(tmp_path, "Ada,L,ada@example.org,,", ",L,bob@example.org,,", "Cy,Y,cy@,,")
     rejects = Path(push_file(settings, path).summary["rejects_file"])
     assert rejects == tmp_path / "people.csv.rejects.csv"
@@ -491,7 +491,7 @@ def test_a_person_known_only_from_a_pull_isnt_overwritten(
 
 
 def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, tmp_path: Path):
-    """Its file may be another each day: a name that this job has settled on a person is no other
+    """Its file may be another each day: a name that this job has settled on a person isn't another
     person's, whatever a recruiter calls them since."""
     path = write(tmp_path, "Robert,B,bob@example.org,,")
     settings = settings.model_copy(update={"push": {"daily": PushJob(file=path)}})

@@ -226,7 +226,7 @@ def test_the_key_is_never_sent_in_the_open(tmp_path: Path):
 
 def test_lists_land_in_sqlite_too_and_deletions_are_flagged(sandbox: Sandbox, tmp_path: Path):
     """Which can't upsert: the merge strategy is asked of the destination. An empty list has no
-    table, which is no reason to fail."""
+    table, which isn't a reason to fail."""
     for note in sandbox.store.all("notes"):
         sandbox.store.delete("notes", note["id"])
     database = tmp_path / "file.db"

@@ -127,7 +127,7 @@ def test_an_error_that_quotes_the_key_is_masked():
 
 
 def test_a_long_error_is_cut():
-    """A stack trace is no message."""
+    """A stack trace isn't a message."""
     assert len(error_text(b'{"message": "' + b"x" * 5000 + b'"}')) == 300
 
 

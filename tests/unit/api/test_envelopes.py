@@ -1,4 +1,5 @@
-"""Answers of every revision become one page; what is no list is an error, never an empty page."""
+"""Answers of every revision become one page; an answer without a list is an error, never an empty
+page."""
 
 from __future__ import annotations
 

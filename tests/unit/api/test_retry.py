@@ -128,7 +128,7 @@ def test_tries_and_waits_never_outlast_the_total(
 
 
 def test_429_asks_for_a_permit_again_at_once_and_spends_nothing():
-    """The wait is the budget's hold, seen by every process; a long one is no failure."""
+    """The wait is the budget's hold, seen by every process; a long one isn't a failure."""
     effort = Effort(tries=5, busy=5, spent_s=0.5)
     assert _decide(Outcome.BUSY, effort, retry_after="3600") == Decision(Action.RETRY, 0)
 
@@ -175,6 +175,6 @@ def test_an_unreadable_retry_after_isnt_a_wait(text: str):
 
 @given(st.text())
 def test_any_date_header_is_a_time_or_nothing(text: str):
-    """A proxy's nonsense is no reason to fail."""
+    """A proxy's nonsense isn't a reason to fail."""
     found = http_date_s(text)
     assert found is None or isinstance(found, float)

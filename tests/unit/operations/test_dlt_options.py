@@ -55,7 +55,7 @@ def resolved_in_all(spec: type[BaseConfiguration]) -> dict[tuple[str, ...], Any]
     for sections in SECTIONS:
         try:
             found[sections] = resolved(spec, sections)
-        except Exception as error:  # noqa: BLE001 - the same failure with and without is no change
+        except Exception as error:  # noqa: BLE001 - the same failure with and without isn't a change
             found[sections] = type(error).__name__
     return found
 

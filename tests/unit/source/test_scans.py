@@ -78,7 +78,7 @@ def test_a_complete_scan_in_the_future_delays_no_scan():
 
 
 def test_prospects_of_no_seen_order_are_read_in_parts():
-    """There is no filter by time: a share of the list in each run, on and on."""
+    """There is no filter by time: a share of the list in each run, endlessly."""
     made = planned("prospects", facts(2000, order=None))
     assert (made.kind, made.max_pages) == (ScanKind.FULL, 600)
 
@@ -219,7 +219,8 @@ def test_facts_of_other_versions_are_read():
 
 
 def test_a_narrow_scan_expects_what_the_last_of_its_kind_read():
-    """Not the pages of the full scan; a look back (`--since`) is no measure for either."""
+    """Not the pages of the full scan; a scan back to a date (`--since`) isn't a measure for
+    either."""
     known = facts(700)
     head = planned("notes", known)
     assert (head.kind, known.pages_of(head)) == (ScanKind.HEAD, None)

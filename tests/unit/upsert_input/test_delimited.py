@@ -73,7 +73,7 @@ def test_a_row_is_numbered_by_the_line_it_starts_on(write: WriteFile) -> None:
 
 
 def test_excel_says_its_delimiter_in_a_first_line(write: WriteFile) -> None:
-    """`sep=;` is obeyed, is no header, and counts as a line; a program that knows nothing of it
+    """`sep=;` is obeyed, isn't a header, and counts as a line; a program that knows nothing of it
     saves it as a row."""
     read = open_input(write("sep=;\r\na;b,c\r\n1;2\r\n", "utf-8-sig"))
     assert read.columns == ["a", "b,c"]
@@ -217,7 +217,7 @@ def test_gzip_is_opened_whatever_the_name(write: WriteFile) -> None:
 
 
 def test_a_damaged_gzip_is_refused(write: WriteFile) -> None:
-    """Half a download is no file; no row of it is handed out."""
+    """Half a download isn't a file; none of its rows is returned."""
     with pytest.raises(InputError, match="damaged or incomplete"):
         open_input(write(gzip.compress(b"a,b\n" + b"1,2\n" * 99_999)[:-20], name="x.csv.gz"))
 

@@ -155,7 +155,7 @@ def test_signs_between_words_decide_nothing(write: WriteFile, cell: str) -> None
     ],
 )
 def test_a_sign_at_a_word_may_be_a_letter_of_another_code_page(cell: str) -> None:
-    """As CP1252 reads what Macs and DOS wrote: a quote that nothing opened is no quote."""
+    """As CP1252 reads what Macs and DOS wrote: a quote that was never opened isn't a quote."""
     assert not is_between_words(f"x,{cell},y")
 
 
@@ -222,7 +222,7 @@ def test_an_encoding_that_isnt_for_text_is_refused(write: WriteFile, encoding: s
 
 @pytest.mark.parametrize("content", ['\ufeff{"a": 1}\n', '{"a": 1}\n'])
 def test_utf_8_by_name_reads_files_with_and_without_a_mark(write: WriteFile, content: str) -> None:
-    """The mark is no part of the first line."""
+    """The mark isn't part of the first line."""
     (row,) = open_input(write(content), encoding="UTF8")
     assert (row.values, row.problem) == ({"a": 1}, None)
 

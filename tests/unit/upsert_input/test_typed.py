@@ -279,7 +279,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 
 def test_a_database_file_is_opened_read_only(write: WriteFile, tmp_path: Path) -> None:
-    """While others read it; what is no database, or isn't there, is an error."""
+    """While others read it; a missing file, or another one, is an error."""
     path = tmp_path / "people.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE t AS SELECT range a FROM range(3)")

@@ -383,7 +383,7 @@ def test_times_become_unix_milliseconds(value: Any, ms: int) -> None:
 
 @pytest.mark.parametrize("value", ["tomorrow", "1751374800", 1e300, "07/01/2025", True, [1]])
 def test_an_invalid_time_is_named(value: Any) -> None:
-    """Seconds, which are no milliseconds, too."""
+    """Seconds, which aren't milliseconds, too."""
     assert "note.date: " in reason({"note.body": "x", "note.date": value})
 
 

@@ -310,7 +310,8 @@ def test_dates_of_old_macs_begin_in_1904(write: WriteFile) -> None:
     ],
 )
 def test_each_kind_of_cell_has_its_value(write: WriteFile, xml: str, value: object) -> None:
-    """Whether it has a reference or follows the one before; how a word is pronounced is no part."""
+    """Whether it has a reference or follows the one before; how a word is pronounced isn't part of
+    it."""
     strings = (
         "<si><t>東京</t><rPh sb='0' eb='2'><t>トウキョウ</t></rPh></si>"
         "<si><t>two_x000D_\nlines</t></si>"

@@ -158,7 +158,8 @@ def test_a_newer_change_settles_what_was_uncertain(case: Case):
 
 
 def test_another_row_waits_for_the_answer_that_is_missing(case: Case):
-    """A (accepted), B (answer missing), A again: the last is no repetition, B is settled first."""
+    """A (accepted), B (answer missing), A again: the last isn't a repetition, B is settled
+    first."""
     api, rig = case.api, case.rig
     rig.push([{**ROW, "title": "A"}])
     first = api.posts

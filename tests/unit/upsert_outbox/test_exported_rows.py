@@ -130,7 +130,7 @@ def test_nothing_differs_from_a_version_that_the_copy_no_longer_has(cell: Any):
 
 
 def test_a_changed_cell_differs_from_the_version():
-    """By its fingerprint; case of an email and the spelling of a phone are no change."""
+    """By its fingerprint; case of an email and the spelling of a phone aren't a change."""
     changed = {**ROW, "title": "Broker", "email": "ADA@x.org", "phone": "(415) 555-0101"}
     assert exported(changed).was == {"title": HASHER.cell("title", "Agent")}
     assert exported({**ROW, "labels": "B; Hot"}).was == {
@@ -146,7 +146,8 @@ ODD = {
 
 
 def test_what_hiringcenter_has_is_never_refused():
-    """A check of ours that it doesn't pass is no reason to reject the row, unless it is changed."""
+    """A check of ours that it doesn't pass isn't a reason to reject the row, unless it is
+    changed."""
     row = {
         **ROW, "first_name": "", "last_name": None, "email": "not an email", "phone": "555",
         "title": "#N/A", "labels": ["x" * 300], "company": "a\nb\x07",
@@ -164,7 +165,7 @@ def test_text_that_became_a_formula_is_unchanged(cell: str):
 
 @pytest.mark.parametrize("labels", ['["Hot; cold", "B"]', ["Hot; cold", "B"], '["B","Hot; cold"]'])
 def test_lists_survive_every_format(labels: Any):
-    """As JSON, as a list, in any order; and one label with a comma is no reason to warn."""
+    """As JSON, as a list, in any order; and one label with a comma isn't a reason to warn."""
     assert exported({**ROW, "labels": labels}) == Exported(AT_MS)
     assert not checked({**ROW, "labels": '["a, b"]'}, copy_of(labels=["a, b"])).warnings
 

@@ -77,7 +77,7 @@ def test_a_kill_leaves_no_write_without_its_image(rig: Rig, api: FakeApi, died: 
 
 
 def test_two_rows_of_one_person_keep_what_was_there_before_both(rig: Rig, api: FakeApi):
-    """What the first has changed is no image for the second."""
+    """What the first has changed isn't an image for the second."""
     hire(api, "p1")
     push(rig, {**ADA, "title": "Broker"}, {**ADA, "title": "Boss", "company": "New"})
     assert api.prospects["p1"]["title"] == "Boss"

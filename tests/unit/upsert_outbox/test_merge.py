@@ -89,14 +89,14 @@ def test_equality_is_normalized_as_the_api_does(name: str, ours: Any, theirs: An
 
 
 def test_a_value_as_the_api_rewrote_it_is_equal():
-    """It drops a phone, or cuts a text: as long as ours is what was written, that is no edit."""
+    """It drops a phone, or cuts a text: as long as ours is what was written, that isn't an edit."""
     base = remembered(title="Agent~", shown={"title": ("Agent~", "Agent")})
     found = merged("Agent~", base, known(title="Agent"))
     assert (found.action, found.why, found.reported) == (FieldAction.EQUAL, Why.SHOWN, False)
 
 
 def test_what_the_api_shows_hides_no_edit_of_another_value():
-    """Two rows say two values: what one was shown as is no excuse for the other."""
+    """Two rows with two values: how one was shown doesn't excuse the other."""
     base = remembered(title={"Agent~", "Boss"}, shown={"title": ("Agent~", "Agent")})
     assert merged("Boss", base, known(title="Agent")).action is FieldAction.KEEP
 

@@ -108,7 +108,7 @@ def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated
     ids=["surrogate", "NUL", "long", "empty", "names", "contacts"],
 )
 def test_an_answer_with_unusual_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
-    """An id that the ledger can't hold names no one; names that are no text say nothing. The row
+    """An id that the ledger can't hold names no one; names that aren't text say nothing. The row
     is done, and so are those whose answers are recorded with it."""
 
     class OddValues(FakeApi):

@@ -177,7 +177,7 @@ def test_events_cover_what_changed_since_the_last_full_scan():
     ],
 )  # fmt: skip
 def test_a_single_doubt_is_enough(change: dict[str, object], phrase: str):
-    """And it is named. What happened before the last full scan is no doubt any more."""
+    """And it is named. What happened before the last full scan is no longer a doubt."""
     found = why(replace(GOOD, **change))
     assert found is not None
     assert phrase in found
