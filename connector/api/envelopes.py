@@ -250,6 +250,7 @@ def _short(text: str) -> str:
 IDEMPOTENCY_KEY_MAX = 512  # characters
 PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two come from an answer
 _OF_PAGES = frozenset({"pagination", "nextPageToken", "totalCount"})
+_OF_ACCOUNTS = frozenset({"accountId", "permissions", "active"})
 
 
 @dataclass(frozen=True)
@@ -439,14 +440,15 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
 
 
 def to_account(body: Any) -> dict[str, Any]:
-    """Key metadata of GET /auth, bare or under `item`.
+    """Key metadata of GET /auth, bare, under `item`, or in the only object of the answer.
 
     Raises:
         UnknownShape: there is none.
     """
     _check_success(body)
-    inner = body.get("item")
-    account = inner if isinstance(inner, dict) else body
+    objects = [value for value in body.values() if isinstance(value, dict)]
+    is_wrapped = len(objects) == 1 and not _OF_ACCOUNTS & body.keys()
+    account = objects[0] if is_wrapped else body
     facts = {name: value for name, value in account.items() if name != "success"}
     if not facts or "error" in facts:
         raise UnknownShape(f"it contains no key metadata, only {_names(body)}")

@@ -74,7 +74,9 @@ def _key(session: Session) -> Check:
     may = "its permissions aren't listed"
     if isinstance(permissions, list) and permissions:
         may = "may " + ", ".join(map(str, permissions))
-    return Check("key", True, f"valid, account {account.get('accountId')}; {may}", facts=facts)
+    account_id = facts["accountId"]
+    whose = "" if account_id is None else f", account {account_id}"
+    return Check("key", True, f"valid{whose}; {may}", facts=facts)
 
 
 def _destination(session: Session) -> Check:

@@ -283,10 +283,11 @@ def test_no_record_is_an_error(body: Any):
         {"accountId": "a", "active": True},
         {"success": True, "accountId": "a", "active": True},
         {"success": True, "item": {"accountId": "a", "active": True}},
+        {"success": True, "apiKey": {"accountId": "a", "active": True}},
     ],
 )
 def test_key_metadata_comes_bare_or_under_item(body: Any):
-    """Both are documented."""
+    """Both are documented; an inactive key must not count as active for another name of `item`."""
     assert to_account(body) == {"accountId": "a", "active": True}
 
 
