@@ -106,11 +106,15 @@ class _ContactLists:
         return None
 
     def find_alone(self, id_: str, contacts: Item) -> Item | None:
-        """The person, if a list by the first contact shows exactly them."""
-        name = next((name for name in CONTACTS if contacts.get(name)), None)
+        """The person, if a list by a contact shows exactly them. The next one is tried where no one
+        has the first: it is new, say, and the next finds the person for the write as well."""
+        given = [name for name in CONTACTS if contacts.get(name)]
         with suppress(Unclear):  # the list isn't filtered, and shows nothing
-            if name is not None and self.ids(name, contacts[name]) == [id_]:
-                return self.people(name, contacts[name])[0]
+            for name in given:
+                if self.ids(name, contacts[name]) == [id_]:
+                    return self.people(name, contacts[name])[0]
+                if self.people(name, contacts[name]):
+                    break
         return None
 
 

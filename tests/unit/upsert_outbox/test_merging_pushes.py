@@ -466,14 +466,26 @@ def test_a_row_with_other_contacts_under_the_names_of_a_lost_one_is_rejected(
 
 
 def test_a_new_contact_is_sent_with_a_known_one(rig: Rig, api: FakeApi):
-    """By the contact that stays, after a look that shows that the new one is no one's."""
+    """By the contact that stays, after one look at it and one that shows that the new one is no
+    one's."""
     push(rig, ADA)
     assert push(rig, {**ADA, "phone": "+14155550777"}).statuses == {2: "updated"}
-    assert api.applied[-1].payload["email"] == ADA["email"]
+    assert (api.applied[-1].payload["email"], api.gets) == (ADA["email"], 2)
     assert push(rig, {**ADA, "email": "new@x.org", "phone": "+14155550777"}).statuses == {
         2: "updated"
     }
+    assert (api.applied[-1].payload["phone"], api.gets) == ("+14155550777", 4)
     assert len(api.prospects) == 1
+
+
+def test_a_person_whose_email_was_edited_is_found_by_their_phone(rig: Rig, api: FakeApi):
+    """And changed by it: two looks, the first of which finds no one."""
+    push(rig, ADA)
+    api.edit("p1", email="edited@x.org")
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "updated"}
+    sent = api.applied[-1].payload
+    assert (sent["phone"], sent["title"], "email" in sent) == (ADA["phone"], "Broker", False)
+    assert (api.gets, api.prospects["p1"]["email"]) == (2, "edited@x.org")
 
 
 def test_what_is_uncertain_is_kept_once_a_pull_shows_what_is_there(rig: Rig, api: FakeApi):
