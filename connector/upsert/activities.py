@@ -74,9 +74,8 @@ class ActivityPlanner:
     ) -> None:
         self._outbox, self._options, self._pulled = outbox, options, pulled
         self._kind, self._dry_run = kind, dry_run
-        self._receipts = Receipts(outbox)
-        self._book = PlanBook(outbox, options, dry_run=dry_run)
-        self.counts = self._book.counts
+        book = self._book = PlanBook(outbox, options, dry_run=dry_run)
+        self._receipts, self.counts = book.receipts, book.counts
         with outbox.database.read() as connection:
             self._disputed = self._receipts.disputed(connection)
         self._uncertain = {name for name, of_kind, _ in outbox.uncertain() if of_kind == kind}

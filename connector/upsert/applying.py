@@ -18,7 +18,7 @@ from itertools import islice
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.outbox.entries import Entries, Entry
+from connector.upsert.outbox.entries import Entry
 from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.merge import Person, lacks_names
@@ -26,7 +26,7 @@ from connector.upsert.outbox.outbox import CONFLICT, Outbox, SentWrite, Write, W
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results
 from connector.upsert.outbox.person_plan import DELETED, PushOptions, RowPlan
 from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, reject_of
-from connector.upsert.outbox.receipts import Receipt, Receipts, RowResult, Status, bad_rows
+from connector.upsert.outbox.receipts import Receipt, RowResult, Status, bad_rows
 from connector.upsert.plan_file import PlanFile
 from connector.upsert.row_in_flight import APPEARED, Guard
 from connector.upsert.rows.row_checks import Reject
@@ -117,8 +117,8 @@ class PlanApplier:
     ) -> None:
         self._outbox, self._plan, self._run_id = outbox, plan, options.run_id
         self._forgotten = options.forgotten
-        self._book, self._receipts = PlanBook(outbox, options), Receipts(outbox)
-        self._entries = Entries(outbox.scope, outbox.hasher)
+        book = self._book = PlanBook(outbox, options)
+        self._receipts, self._entries = book.receipts, book.entries
         self._planned_ms, self._pulled = plan.header.planned_ms, pulled
         with outbox.database.read() as connection:
             sent = outbox.sent_by(connection, earlier)

@@ -425,7 +425,7 @@ class Sender:
         find no one by them, and create the person again."""
         facts = row.facts
         dropped = sum(not each.confirmed for each in facts.receipts)
-        if self._options.force or not 0 < dropped == facts.contacts:
+        if self._options.force or not 0 < dropped == len(row.write.aliases):
             return False
         found = facts.by_email or facts.by_phone
         theirs = stored_first_name(found.names) if found else None

@@ -313,12 +313,10 @@ def subscribe(settings: Settings, url: str, events: list[str] | None, *, save: b
         except ConnectorError as error:
             failure = failure or error
     summary, lines = _subscribed(settings, made, secrets, save=save)
-    if failure is None:
-        return Result(summary=summary, lines=lines, is_answer=True)
-    summary |= {"status": "failed", "error": error_facts(failure)}
-    return Result(
-        summary=summary, lines=lines, exit_code=failure.exit_code, error=failure, is_answer=True
-    )
+    if failure is not None:
+        summary |= {"status": "failed", "error": error_facts(failure)}
+    code = 0 if failure is None else failure.exit_code
+    return Result(summary, lines, code, failure, is_answer=True)
 
 
 def _subscribe_to(event: str, url: str, client: ApiClient, settings: Settings) -> dict[str, Any]:

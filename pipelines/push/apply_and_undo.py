@@ -47,14 +47,8 @@ class ApplyRequest:
 def apply(
     settings: Settings, request: ApplyRequest, progress_of: ProgressOf | None = None
 ) -> PushReport:
-    """Send what a plan file says, and nothing else.
-
-    Raises:
-        UsageError: the outbox can't be used; nothing was sent. What is wrong with the plan is the
-            report's error.
-        AlreadyRunning: another run sends with the same key.
-        BudgetError: the ledger can't be used; nothing was sent.
-    """
+    """Send what a plan file says, and nothing else. Raises what `opened_outbox` does, and then
+    nothing was sent; what is wrong with the plan is the report's error."""
     with opened_outbox(settings, "apply", progress_of) as opened:
         return _ApplyRun(opened, request).run()
 
@@ -177,9 +171,7 @@ def undo(
     """Put back what a run has changed. on_planned: gets a line about what is about to be done.
 
     Raises:
-        UsageError: the run can't be undone, or not here; nothing was sent.
-        AlreadyRunning: it, or another one with the same key, is still running.
-        BudgetError: the ledger can't be used; nothing was sent.
+        UsageError: the run can't be undone; and what `opened_outbox` raises. Nothing was sent.
     """
     record = _run_to_undo(settings, request.run_id)
     with opened_outbox(settings, "undo", progress_of, dry_run=request.dry_run) as opened:

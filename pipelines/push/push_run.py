@@ -82,13 +82,8 @@ _FILES_ENOUGH = 1_024
 def push(
     settings: Settings, request: PushRequest, progress_of: ProgressOf | None = None
 ) -> PushReport:
-    """Push the rows of `request` to the API.
-
-    Raises:
-        UsageError: the input, its mapping, a setting or the outbox can't be used; nothing was sent.
-        AlreadyRunning: another push runs with the same key.
-        BudgetError: the ledger can't be used; nothing was sent.
-    """
+    """Push the rows of `request` to the API. Raises what `opened_outbox` does, and then nothing was
+    sent; what fails later, an input that can't be read for one, is the report's error."""
     with opened_outbox(
         settings, "push", progress_of, new_ledger=request.new_ledger, dry_run=request.dry_run
     ) as opened:
@@ -104,9 +99,7 @@ def plan_push(
     """What a push of `request` would do, found out without a request; nothing is sent.
 
     Raises:
-        UsageError: the input, its mapping, a setting or the outbox can't be used, or a file can't
-            be written; or it isn't known yet whose the key is.
-        BudgetError: the ledger can't be used.
+        UsageError: `files` has what such a plan can't; and what `opened_outbox` raises.
     """
     if files.out is not None and request.to != PROSPECTS:
         raise UsageError(
@@ -119,10 +112,8 @@ def plan_push(
             "--out: a plan is signed with the ledger's secret, and this one was lost. Omit --out, "
             "or push once with --new-ledger first."
         )
-    new_ledger = request.new_ledger
-    with opened_outbox(
-        settings, "plan", progress_of, new_ledger=new_ledger, dry_run=True
-    ) as opened:
+    how = {"new_ledger": request.new_ledger, "dry_run": True}
+    with opened_outbox(settings, "plan", progress_of, **how) as opened:
         return _PushRun(opened, request, files).run()
 
 
@@ -150,7 +141,7 @@ def opened_outbox(
     """The outbox for one run, which is in the run history from now on unless it is a dry one.
 
     Raises:
-        UsageError: the outbox can't be used.
+        UsageError: the outbox can't be used, or it isn't known yet whose the key of a plan is.
         AlreadyRunning: another run sends with the same key.
         BudgetError: the ledger can't be used.
     """

@@ -182,16 +182,15 @@ class Evidence:
     of the row, and the one that answered. others: known people of another first name whom the
     contacts lead to. fits: the first name agrees with that of a person whom they lead to. settled:
     of those people, on whom this source has settled the first name; created: by creating them.
-    attached: (prospect id, kind, content) of activities that are there. contacts: how many the row
-    has, of email and phone. payload: the row's own. pulled: whom the contacts lead to, as the
-    destination has them. memory: what was settled for the row. dropped: where its contacts led, to
-    people who are deleted. adopts: it was pushed before, and what was settled then isn't known.
+    attached: (prospect id, kind, content) of activities that are there. payload: the row's own.
+    pulled: whom the contacts lead to, as the destination has them. memory: what was settled for the
+    row. dropped: where its contacts led, to people who are deleted. adopts: it was pushed before,
+    and what was settled then isn't known.
     """
 
     by_email: Receipt | None = None
     by_phone: Receipt | None = None
     by_row: Receipt | None = None
-    contacts: int = 0
     uncertain: bool = False
     disputed: tuple[str, str] | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
@@ -228,7 +227,6 @@ class Evidence:
             by_email,
             by_phone,
             by_row,
-            contacts=len(present) if row is None else 0,
             uncertain=any((name, PROSPECTS, write.content) in uncertain for name in present),
             disputed=next((disputed[name] for name in present if name in disputed), None),
         )

@@ -132,9 +132,8 @@ class PlanBook:
         self._outbox, self._dry_run = outbox, dry_run
         self._source, self._run_id = options.source, options.run_id
         self._in_one_write = in_one_write
-        self._entries = Entries(outbox.scope, outbox.hasher)
+        self.entries, self.receipts = Entries(outbox.scope, outbox.hasher), Receipts(outbox)
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
-        self._receipts = Receipts(outbox)
         self.writes: list[Write] = []
         self.found: list[RowResult] = []
         self.settled: list[Settlement] = []
@@ -163,8 +162,8 @@ class PlanBook:
             part = slice(start, start + self._in_one_write)
             with self._outbox.database.write() as connection:
                 if gone[part]:
-                    self._receipts.forget_people(connection, gone[part])
-                self._entries.put(connection, self._source, settled[part])
+                    self.receipts.forget_people(connection, gone[part])
+                self.entries.put(connection, self._source, settled[part])
                 self._outbox.plan(connection, writes[part])
                 self._results.put(connection, self._run_id, found[part], at_ms)
 
@@ -188,10 +187,9 @@ class Planner:
     ) -> None:
         self._outbox, self._options, self._clock = outbox, options, outbox.clock
         self._dry_run, self._on_reject, self._on_planned = dry_run, on_reject, on_planned
-        self._receipts = Receipts(outbox)
         self._book = PlanBook(outbox, options, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED)
         self.counts = self._book.counts
-        self._entries = Entries(outbox.scope, outbox.hasher)
+        self._receipts, self._entries = self._book.receipts, self._book.entries
         self._finder = EvidenceFinder(
             outbox, self._receipts, pulled, source=options.source, entries=self._entries
         )
@@ -231,7 +229,9 @@ class Planner:
             self._store()
             self.counts.outcomes[Status.UNCHANGED] += staging.count_alike()
             if not self._dry_run:
-                self._store_alike(staging)
+                times = {"at_ms": self._clock.wall_ms(), "settled_ms": self._clock.now_ms()}
+                place = {"scope": self._outbox.scope, "destination": self._options.destination}
+                staging.store_alike(self._entries, {**times, **place})
         return self.counts
 
     def _begin_look(self, rows: Sequence[tuple[ValidRow, Write]]) -> Callable[[], Iterator[Glance]]:
@@ -264,20 +264,6 @@ class Planner:
         if ageing and not self._dry_run:
             with self._outbox.database.write() as connection:
                 self._receipts.touch(connection, ageing)
-
-    def _store_alike(self, staging: Staging) -> None:
-        """Store what rows settle that are as HiringCenter has their person, and their outcome."""
-        result = {
-            "run_id": self._options.run_id,
-            "scope": self._outbox.scope,
-            "at_ms": self._clock.wall_ms(),
-            "destination": self._options.destination,
-        }
-        staging.store_alike(
-            result,
-            lambda connection: self._entries.make_number(connection, self._options.source),
-            self._clock.now_ms(),
-        )
 
     def _reject(self, reject: Reject) -> None:
         """Count and report a row that failed its checks or whose outcome is bad."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.logs import redact
-from connector.upsert.outbox.entries import Entry, Settlement
+from connector.upsert.outbox.entries import Entries, Entry, Settlement
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import copy_rows, entries, entry_contacts, results
@@ -199,23 +199,19 @@ class Staging:
         for _, records in groupby(self._file.execute(several), lambda record: record[-2]):
             yield [self._row(record) for record in records]
 
-    def store_alike(
-        self,
-        result: Mapping[str, Any],
-        number: Callable[[sa.Connection], int],
-        settled_ms: int,
-    ) -> None:
+    def store_alike(self, sources: Entries, common: Mapping[str, Any]) -> None:
         """Store the outcome of rows that are as HiringCenter has their person, and what they
-        settle. result: what all outcomes have in common. number: of the source."""
+        settle. common: what the queries say of all of them."""
         for query in _SETTLED:
             self._file.execute(query)
 
         def settled(connection: sa.Connection) -> dict[str, Any]:
-            return {"source": number(connection), "settled_ms": settled_ms}
+            return {**common, "source": sources.make_number(connection, self._source)}
 
         self._copy("settled", _ENTRIES, entries, settled, replaces=True)
         self._copy("leading", _CONTACTS, entry_contacts, settled, replaces=False)
-        self._copy("staged", _RESULTS, results, lambda _: result, replaces=True)
+        outcome = {**common, "run_id": self._run_id}
+        self._copy("staged", _RESULTS, results, lambda _: outcome, replaces=True)
 
     def _copy(
         self,
