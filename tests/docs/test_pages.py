@@ -85,6 +85,16 @@ def test_every_query_runs(readers_project: ReadersProject):
         assert connection.execute("SELECT count(*) FROM open_tasks").fetchone() is not None
 
 
+def test_an_export_is_written_as_shown(readers_project: ReadersProject):
+    """By the two statements of the page, in the copy under its default name."""
+    use, copy = re.findall(r"`(USE .*?|COPY .*?)`", page("docs/how-to/importers.md").text)
+    folder = readers_project.folder
+    with duckdb.connect(str(folder / "data/hiringcenter.duckdb"), read_only=True) as connection:
+        connection.execute(use)
+        connection.execute(copy.replace("people.csv", str(folder / "exported.csv")))
+    assert (folder / "exported.csv").read_text().startswith("id,")
+
+
 def test_the_python_examples_are_a_dlt_pipeline(readers_project: ReadersProject):
     """They run as shown, one after the other; the key is that of the settings."""
     folder, environment = readers_project.folder, readers_project.environment
