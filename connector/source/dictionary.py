@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import NamedTuple
 
 from connector.source.fields import (
     CONTRACT,
@@ -198,20 +197,12 @@ def _known_columns(table: str) -> Mapping[str, str]:
     return known
 
 
-class Comment(NamedTuple):
-    """A comment of the table, or of one of its columns."""
-
-    table: str
-    column: str | None
-    text: str
-
-
-def comments(columns: Mapping[str, Iterable[str]]) -> Iterator[Comment]:
-    """A comment for each of our tables, and for each of its columns. columns: names by table."""
-    for table, names in columns.items():
-        about = table_text(table)
-        if about is None:
-            continue
-        yield Comment(table, None, about)
-        for name in names:
-            yield Comment(table, name, column_text(table, name) or UNNAMED)
+def comments(table: str, columns: Iterable[str]) -> Iterator[tuple[str | None, str]]:
+    """(column, comment) of the table itself (None) and of each column; nothing of a table that is
+    none of ours."""
+    about = table_text(table)
+    if about is None:
+        return
+    yield None, about
+    for name in columns:
+        yield name, column_text(table, name) or UNNAMED

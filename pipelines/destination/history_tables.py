@@ -17,7 +17,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +31,7 @@ from connector.source.row_maker import Privacy, column_name, is_reserved
 from connector.source.scans import ListScan, ScanKind, read_state
 from pipelines.destination.loader import Batch
 from pipelines.destination.warehouse import DuckWarehouse, SeenIds, ServerWarehouse, Statement
-from pipelines.destination.working_file import RUNS_TABLE, work_schema
+from pipelines.destination.working_file import RUNS_TABLE, transaction, work_schema
 
 VALID_FROM, VALID_TO = "_hc_valid_from", "_hc_valid_to"
 CHANGED_AFTER, CHANGED_BEFORE = "_hc_changed_after", "_hc_changed_before"
@@ -493,15 +492,13 @@ class _Notes:
         changed = [(name, note) for name, note in notes.items() if note != self._known.get(name)]
         if not changed:
             return
-        with closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN")
+        with transaction(self._connection) as cursor:
             for resource, note in changed:
                 cursor.execute(f"DELETE FROM {self._table} WHERE resource = ?", [resource])  # noqa: S608
                 cursor.execute(
                     f"INSERT INTO {self._table} VALUES (?, ?, ?, ?, ?)",  # noqa: S608
                     [resource, note.asked_ms, note.seen_ms, note.hidden, note.is_pending],
                 )
-            cursor.execute("COMMIT")
         self._known.update(changed)
 
     def forget_others(self, resources: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from connector.logs import get_logger
 from connector.source.fields import arrow_table
 from connector.source.row_maker import MALFORMED_TABLE
 from pipelines.destination.load_errors import translated
-from pipelines.destination.working_file import work_schema
+from pipelines.destination.working_file import transaction, work_schema
 
 if TYPE_CHECKING:
     from pipelines.destination.load_packages import LoadPipeline
@@ -380,11 +380,9 @@ class _LocalStates:
         delete = f"DELETE FROM {self._table} WHERE list_contains(?, resource)"  # noqa: S608 - ours
         insert = f"INSERT INTO {self._table} SELECT unnest(?), ?, unnest(?)"
         texts = [json.dumps(state) for state in states.values()]
-        with closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN")
+        with transaction(self._connection) as cursor:
             cursor.execute(delete, [[*states]])
             cursor.execute(insert, [[*states], self._base, texts])
-            cursor.execute("COMMIT")
 
     def loaded(self, sources: Mapping[str, Any]) -> None:
         """The destination now has the state `sources`, which includes all of these."""

@@ -35,7 +35,13 @@ from connector.logs import get_logger
 from connector.settings import MartSettings
 from connector.settings.folders import why_untrusted
 from pipelines.destination.load_errors import describe, root_cause
-from pipelines.destination.working_file import MemoryLimit, WorkRecord, quoted_name, quoted_text
+from pipelines.destination.working_file import (
+    MemoryLimit,
+    WorkRecord,
+    comment_on,
+    quoted_name,
+    quoted_text,
+)
 
 if TYPE_CHECKING:
     import sqlglot.expressions as sge
@@ -456,10 +462,8 @@ def _make_table(
         columns = {column[0] for column in cursor.description or ()}
         for column, text in mart.columns:
             if column in columns:
-                cursor.execute(
-                    f"COMMENT ON COLUMN {table}.{quoted_name(column)} IS {quoted_text(text)}"
-                )
-        cursor.execute(f"COMMENT ON TABLE {table} IS {quoted_text(mart.comment(mart.mark()))}")
+                cursor.execute(comment_on(table, column, text))
+        cursor.execute(comment_on(table, None, mart.comment(mart.mark())))
         cursor.execute("COMMIT")
     except duckdb.Error:
         with suppress(duckdb.Error):  # where it has rolled back by itself
@@ -604,8 +608,7 @@ class _Views:
         }
         for column, text in mart.columns:
             if column in columns:
-                name = f"{view}.{quoted_name(column)}"
-                self._cursor.execute(f"COMMENT ON COLUMN {name} IS {quoted_text(text)}")
+                self._cursor.execute(comment_on(view, column, text))
         for name, privilege, role in self._grants:
             if name == mart.name:
                 self._cursor.execute(f"GRANT {privilege} ON {view} TO {role}")

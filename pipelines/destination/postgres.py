@@ -29,7 +29,7 @@ from connector.source.dictionary import comments
 from connector.source.fields import CONTRACT
 from pipelines.destination.history_tables import history_of
 from pipelines.destination.load_errors import chain, describe, translated
-from pipelines.destination.working_file import quoted_name, quoted_text
+from pipelines.destination.working_file import comment_on, quoted_name
 
 if TYPE_CHECKING:
     import dlt
@@ -229,14 +229,12 @@ def write_comments(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) 
             commented |= {(table, None)} if of_table else set()
             commented |= {(table, column)} if of_column else set()
         for table in set(tables) & columns.keys():
-            statements = []
-            for each in comments({table: columns[table]}):
-                name = client.make_qualified_table_name(table)
-                what = f"TABLE {name}"
-                if each.column is not None:
-                    what = f"COLUMN {name}.{quoted_name(each.column)}"
-                if (table, each.column) not in commented:
-                    statements.append(f"COMMENT ON {what} IS {quoted_text(each.text)}")
+            name = client.make_qualified_table_name(table)
+            statements = [
+                comment_on(name, column, text)
+                for column, text in comments(table, columns[table])
+                if (table, column) not in commented
+            ]
             if statements:
                 client.execute_sql("; ".join(statements))
 

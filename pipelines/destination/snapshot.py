@@ -37,7 +37,7 @@ from pipelines.destination.working_file import (
     TableName,
     WorkRecord,
     columns_query,
-    quoted_name,
+    comment_on,
     quoted_text,
     sync_path,
     tables_to_publish,
@@ -212,8 +212,8 @@ class Snapshot:
                 for dataset, changed in written.items():
                     self._marts.make_tables(connection, _ALIAS, dataset, changed, is_new=is_new)
                 signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
-                signed = quoted_text(f"{table_text(RUNS_TABLE)}. {signature}")
-                cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS {signed}")
+                signed = f"{table_text(RUNS_TABLE)}. {signature}"
+                cursor.execute(comment_on(f"{_ALIAS}.{own_runs}", None, signed))
                 cursor.execute(f"CHECKPOINT {_ALIAS}")  # DETACH alone would hide that it fails
             finally:
                 cursor.execute(f"DETACH {_ALIAS}")
@@ -262,11 +262,8 @@ def _comment(cursor: duckdb.DuckDBPyConnection, names: Iterable[TableName]) -> N
         columns.setdefault(TableName(dataset, table), []).append(column)
     statements = []
     for name, listed in columns.items():
-        for comment in comments({name.table: listed}):
-            what = f"TABLE {_ALIAS}.{name}"
-            if comment.column is not None:
-                what = f"COLUMN {_ALIAS}.{name}.{quoted_name(comment.column)}"
-            statements.append(f"COMMENT ON {what} IS {quoted_text(comment.text)}")
+        for column, text in comments(name.table, listed):
+            statements.append(comment_on(f"{_ALIAS}.{name}", column, text))
     cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
 
 

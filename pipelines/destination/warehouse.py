@@ -21,7 +21,12 @@ from connector.source.fields import HASH_COLUMN, sql_time
 from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch, digest_of_stored, other_name, state_without
-from pipelines.destination.working_file import TableName, columns_query, work_schema
+from pipelines.destination.working_file import (
+    TableName,
+    columns_query,
+    transaction,
+    work_schema,
+)
 
 if TYPE_CHECKING:
     import dlt
@@ -59,32 +64,25 @@ class DuckWarehouse:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query."""
         with self._cursor() as cursor:
-            return cursor.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+            return _run(cursor, sql, parameters)
 
     def query_ids(
         self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
         """Rows of a query in which `IN ({ids})` stands for `ids`; other parameters come before."""
         with self._cursor() as cursor:
-            cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
-            query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
-            return cursor.execute(query, list(parameters)).fetchall()
+            _register(cursor, "wanted", ids)
+            return _run(cursor, sql, parameters)
 
     def execute_ids(
         self, statements: Sequence[Statement], ids: Sequence[str] | None = None
     ) -> list[tuple[Any, ...]]:
         """Rows of the last of several statements, of which all take effect or none. As in
         `query_ids`, `({ids})` stands for `ids` in them."""
-        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
-            cursor.execute("BEGIN")
+        with transaction(self._connection) as cursor:
             if ids is not None:
-                cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
-            found: list[tuple[Any, ...]] = []
-            for sql, values in statements:
-                query = sql.replace("{ids}", "SELECT id FROM wanted").replace("%s", "?")
-                found = cursor.execute(query, list(values)).fetchall()
-            cursor.execute("COMMIT")
-        return found
+                _register(cursor, "wanted", ids)
+            return [_run(cursor, sql, values) for sql, values in statements][-1]
 
     def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
         """The places of those `ids` that the rows of the query `sql`, each an id and a hash, don't
@@ -152,8 +150,7 @@ class DuckWarehouse:
 
     def upsert(self, batches: Iterable[Batch]) -> None:
         """Replace the rows of each batch, all or none; its table has all of its columns."""
-        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
-            cursor.execute("BEGIN")
+        with transaction(self._connection) as cursor:
             for batch in batches:
                 name = self.name(batch.table)
                 key = batch.key if isinstance(batch.key, str) else ", ".join(batch.key)
@@ -162,7 +159,6 @@ class DuckWarehouse:
                     f"DELETE FROM {name} WHERE ({key}) IN (SELECT ({key}) FROM arriving)"  # noqa: S608
                 )
                 cursor.execute(f"INSERT INTO {name} BY NAME FROM arriving")
-            cursor.execute("COMMIT")
 
     def create_tables(self, batches: Sequence[Batch]) -> None:
         """Create what is missing of the batches' tables and columns, as dlt would.
@@ -194,8 +190,8 @@ class DuckWarehouse:
             has_hashes = HASH_COLUMN in known and batch.key == "id"
             if has_hashes and not all(map(is_reserved, lacking)):
                 statements.append(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
-        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
-            cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
+        with transaction(self._connection) as cursor:
+            cursor.execute("; ".join(statements))
 
     def rename_seen(self, ids: Sequence[str]) -> None:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working
@@ -237,6 +233,18 @@ class CopyWarehouse(DuckWarehouse):
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         yield self._connection
+
+
+def _run(
+    cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    query = sql.replace("{ids}", "SELECT id FROM wanted").replace("%s", "?")
+    return cursor.execute(query, list(parameters)).fetchall()
+
+
+def _register(connection: duckdb.DuckDBPyConnection, name: str, ids: Sequence[str]) -> None:
+    """Have SQL find `ids` in the table `name`."""
+    connection.register(name, pa.table({"id": pa.array(ids, pa.string())}))
 
 
 class _Hashes:
@@ -390,6 +398,8 @@ class SeenIds:
         self._connection = connection
         self._schema = work_schema(connection, dataset)
         self._ended = f"{self._schema}.ended_scans"
+        columns = "name VARCHAR, resource VARCHAR, began_ms BIGINT"
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {self._ended} ({columns})")
 
     def begin(self, resource: str) -> None:
         """Forget what an earlier scan of `resource` saw."""
@@ -404,16 +414,13 @@ class SeenIds:
     def end(self, name: str, resource: str, began_ms: int) -> None:
         """Keep the set `name`: a scan of `resource` that began then has seen these rows."""
         kept = f'{self._schema}."seen_ended_{name}"'
-        with closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN")
-            self._create_ended(cursor)
+        with transaction(self._connection) as cursor:
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.table(name)} (id VARCHAR)")
             cursor.execute(f"DROP TABLE IF EXISTS {kept}")
             cursor.execute(f'ALTER TABLE {self.table(name)} RENAME TO "seen_ended_{name}"')
             cursor.execute(f"DELETE FROM {self._ended} WHERE name = ?", [name])  # noqa: S608
             insert = f"INSERT INTO {self._ended} VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
             cursor.execute(insert, [name, resource, began_ms])
-            cursor.execute("COMMIT")
 
     def confirmed(self, resource: str, ids: Sequence[str]) -> dict[int | None, list[str]]:
         """`ids` by when the last scan began that has seen them and has ended; UTC epoch ms."""
@@ -421,7 +428,6 @@ class SeenIds:
         if not ids:
             return found
         with closing(self._connection.cursor()) as cursor:
-            self._create_ended(cursor)
             ended = cursor.execute(
                 f"SELECT name, began_ms FROM {self._ended} WHERE resource = ?",  # noqa: S608
                 [resource],
@@ -430,7 +436,7 @@ class SeenIds:
                 f'SELECT id, {began_ms} AS began_ms FROM {self._schema}."seen_ended_{name}"'  # noqa: S608
                 for name, began_ms in ended
             ]
-            cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
+            _register(cursor, "wanted", ids)
             sets.append("SELECT id, NULL::BIGINT FROM wanted")
             rows = cursor.execute(
                 f"SELECT id, max(began_ms) FROM ({' UNION ALL '.join(sets)}) AS k(id, began_ms) "  # noqa: S608
@@ -439,10 +445,6 @@ class SeenIds:
         for id_, began_ms in rows:
             found.setdefault(began_ms, []).append(id_)
         return found
-
-    def _create_ended(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        columns = "name VARCHAR, resource VARCHAR, began_ms BIGINT"
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._ended} ({columns})")
 
     def rows(self, resource: str) -> int:
         """How many ids were added, repetitions included; 0 where no scan has begun."""
@@ -465,7 +467,7 @@ class SeenIds:
 
     @staticmethod
     def _insert(connection: duckdb.DuckDBPyConnection, table: str, ids: Sequence[str]) -> None:
-        connection.register("arriving", pa.table({"id": pa.array(ids, pa.string())}))
+        _register(connection, "arriving", ids)
         connection.execute(f"INSERT INTO {table} SELECT id FROM arriving")  # noqa: S608
         connection.unregister("arriving")
 

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -67,6 +67,21 @@ def quoted_name(identifier: str) -> str:
 def quoted_text(value: object) -> str:
     """A text, or a path, as SQL takes it, whatever it holds."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def comment_on(table: str, column: str | None, text: str) -> str:
+    """SQL that comments on a table, or on one of its columns. table: as SQL takes it."""
+    what = f"TABLE {table}" if column is None else f"COLUMN {table}.{quoted_name(column)}"
+    return f"COMMENT ON {what} IS {quoted_text(text)}"
+
+
+@contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A cursor, whose statements all take effect at the end of the block, or none of them."""
+    with closing(connection.cursor()) as cursor:  # which rolls back unless committed
+        cursor.execute("BEGIN")
+        yield cursor
+        cursor.execute("COMMIT")
 
 
 def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
@@ -379,9 +394,7 @@ def _copy_tables(
     names: Sequence[TableName],
 ) -> None:
     """Copy all the tables or none: half of them, after a kill, would pass for all."""
-    cursor = target.cursor()
-    try:
-        cursor.execute("BEGIN")
+    with transaction(target) as cursor:
         for name in names:
             ((definition,),) = source.execute(
                 "SELECT sql FROM duckdb_tables() WHERE database_name = current_database() "
@@ -394,13 +407,6 @@ def _copy_tables(
             cursor.register("copied", source.sql(f"FROM {name}").to_arrow_reader())
             cursor.execute(f"INSERT INTO {name} FROM copied")
             cursor.unregister("copied")
-        cursor.execute("COMMIT")
-    except BaseException:
-        with suppress(duckdb.Error):  # where it has rolled back by itself
-            cursor.execute("ROLLBACK")
-        raise
-    finally:
-        cursor.close()
 
 
 def rewrite_file(path: Path) -> None:
