@@ -15,6 +15,7 @@ from connector.source.fields import (
     CONTRACT,
     DELETED_COLUMN,
     HASH_COLUMN,
+    MORE_COLUMN,
     SEEN_COLUMN,
     UNLISTED_COLUMN,
 )
@@ -44,7 +45,7 @@ _OF_EVERY_LIST: Mapping[str, str] = {
     UNLISTED_COLUMN: "gone from its list (archived, say), but still readable by its id",
     HASH_COLUMN: "hash of the record's content; changes when the record does",
     SEEN_COLUMN: "when the last scan that found the row began",
-    "_hc_more": "fields that can't be columns here, as JSON by their API names",
+    MORE_COLUMN: "fields that can't be columns here, as JSON by their API names",
     "_dlt_id": "dlt's id of the row",
     "_dlt_load_id": "dlt's load that brought the row",
 }

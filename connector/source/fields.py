@@ -24,6 +24,7 @@ HASH_COLUMN = "_hc_hash"
 DELETED_COLUMN = "_hc_deleted_at"
 UNLISTED_COLUMN = "_hc_unlisted_at"
 SEEN_COLUMN = "_hc_seen_at"
+MORE_COLUMN = "_hc_more"
 FIELD_HINT = "x-hc-field"
 
 # Unix milliseconds wherever they appear, also on a resource whose reference doesn't name them

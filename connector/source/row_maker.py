@@ -268,6 +268,13 @@ _OVER_64_BITS = b":" + b"0" * 19  # as many digits as the smallest integer of ov
 _DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
 
 
+def configured_privacy(resource: str, pull: PullSettings) -> Privacy:
+    """The `Privacy` of one resource as the settings want it."""
+    own, key = getattr(pull, resource), pull.hash_key
+    given = key.get_secret_value().encode() if key else b""
+    return Privacy(resource, own.exclude_columns, own.hash_columns, given)
+
+
 def configured_maker(
     resource: str, known_columns: Mapping[str, str | TColumnSchema], pull: PullSettings
 ) -> RowMaker:

@@ -26,8 +26,8 @@ import duckdb
 
 from connector.logs import get_logger
 from connector.settings import PullSettings
-from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
-from connector.source.row_maker import Privacy, column_name, is_reserved
+from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, MORE_COLUMN, UNLISTED_COLUMN
+from connector.source.row_maker import column_name, configured_privacy, is_reserved
 from connector.source.scans import ListScan, ScanKind, read_state
 from pipelines.destination.loader import Batch
 from pipelines.destination.warehouse import DuckWarehouse, SeenIds, ServerWarehouse, Statement
@@ -41,7 +41,6 @@ HISTORY_COLUMNS = {
     CHANGED_BEFORE: "timestamp", HIDDEN: "text",
 }  # fmt: skip
 _UNKNOWN = "?"  # in `_hc_hidden`: of rows that were there before their history
-_MORE_COLUMN = "_hc_more"
 _DAY_MS = 86_400_000
 _log = get_logger("history")
 Columns = Mapping[str, Mapping[str, Any]]
@@ -390,7 +389,7 @@ class _Statements:
         one of them alone. SQL and its parameters."""
         hidden_now, terms, values = _names_in(self._note.hidden), [], []
         for name, column in self._columns.items():
-            if is_reserved(name) and name != _MORE_COLUMN:
+            if is_reserved(name) and name != MORE_COLUMN:
                 continue
             old, new, field = f'h."{name}"', f't."{name}"', _field(name)
             term = f"{old} IS DISTINCT FROM {new}"
@@ -437,8 +436,7 @@ def _hidden(pull: PullSettings, resource: str) -> str | None:
     own = getattr(pull, resource)
     if not own.hidden_columns:
         return None
-    key = pull.hash_key.get_secret_value().encode() if pull.hash_key else b""
-    digest = Privacy(resource, own.exclude_columns, own.hash_columns, key).digest.hex()
+    digest = configured_privacy(resource, pull).digest.hex()
     columns = sorted({column_name(name) for name in own.hidden_columns})
     return json.dumps({"columns": columns, "settings": digest[:8]})
 

@@ -31,7 +31,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from connector.logs import get_logger
 from connector.source.dlt_source import list_resource, merge_strategy, with_state
-from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN
+from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, MORE_COLUMN
 from connector.source.row_maker import column_name, is_reserved
 from connector.source.scans import note
 from pipelines.destination.dlt_options import make_pipeline
@@ -39,7 +39,6 @@ from pipelines.destination.load_errors import chain
 from pipelines.destination.loader import RENAMED_TABLES, SCHEMA_NAME, Batch, LoadForm, own_columns
 
 _log = get_logger("load")
-MORE_COLUMN = "_hc_more"
 _REMEMBERED = "x-hc-moved"  # a hint of MORE_COLUMN: columns that were refused
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _NOT_COLUMNS = {
@@ -104,7 +103,7 @@ class LoadPipeline:
         self._form = form
         self.pipeline.sync_destination()
         for old, new in RENAMED_TABLES.items():
-            _rename_table(self.pipeline, old, new)
+            self._rename_table(old, new)
 
     @property
     def sources(self) -> Mapping[str, Any]:
@@ -118,12 +117,53 @@ class LoadPipeline:
             return {}
         return own_columns(self.pipeline.default_schema.tables)
 
+    def _rename_table(self, old: str, new: str) -> None:
+        """Rename a table of an earlier version. On a server, whose tables are read directly, its
+        old name stays as a view."""
+        pipeline = self.pipeline
+        if old not in self.columns():
+            return
+        with pipeline.destination_client() as client:
+            if isinstance(client, SqlJobClientBase):
+                found = dict(client.get_storage_tables([old, new]))
+                if found.get(old) and not found.get(new):
+                    name, server = client.sql_client.make_qualified_table_name, client.sql_client
+                    with server.begin_transaction():
+                        renamed = server.escape_column_name(new)
+                        server.execute_sql(f"ALTER TABLE {name(old)} RENAME TO {renamed}")
+                        if not pipeline.destination.destination_type.endswith("duckdb"):
+                            view = f"{name(old)} AS SELECT * FROM {name(new)}"  # noqa: S608
+                            server.execute_sql(f"CREATE VIEW {view}")
+                    _log.info("load.table_renamed", old=old, new=new)
+        schema = pipeline.default_schema
+        (table,) = schema.drop_tables([old])
+        schema.update_table({**table, "name": new})
+        pipeline.schemas.commit_live_schema(schema.name)  # type: ignore[attr-defined]
+
     def restore_dropped(self) -> list[str]:
         """Recreate tables and columns that were dropped by hand: dlt trusts its schema, so every
         load would fail. Returns the recreated tables, which are empty."""
-        if self.pipeline.default_schema_name is None:
-            _forget_schema_of_dropped(self.pipeline)
-        return _restore_dropped(self.pipeline, list(self.columns()))
+        with self.pipeline.destination_client() as client:
+            if not isinstance(client, SqlJobClientBase):
+                return []
+            if self.pipeline.default_schema_name is None:
+                _forget_schema_of_dropped(client)
+                return []
+            names = [name for name in self.columns() if not name.startswith("_dlt_")]
+            versions = client.schema.version_table_name
+            found = dict(client.get_storage_tables([*names, versions]))
+            if not found.get(versions):
+                return []  # nothing was ever loaded, or all was dropped: dlt creates everything
+            dropped = [name for name in names if not found.get(name)]
+            lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
+            if dropped or lacking:
+                client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
+                _log.warning("load.dropped_restored", tables=dropped, columns_of=lacking)
+            for name in lacking:  # a dropped column has lost its values: no row is unchanged
+                if HASH_COLUMN in client.schema.get_table_columns(name):
+                    table = client.sql_client.make_qualified_table_name(name)
+                    client.sql_client.execute_sql(f"UPDATE {table} SET {HASH_COLUMN} = NULL")  # noqa: S608
+        return dropped
 
     def load(
         self, batches: Sequence[Batch], states: Mapping[str, Mapping[str, Any]], *, merges: bool
@@ -180,67 +220,18 @@ def _with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
-    """Rename a table of an earlier version. On a server, whose tables are read directly, its old
-    name stays as a view."""
-    schema = None if pipeline.default_schema_name is None else pipeline.default_schema
-    if schema is None or old not in schema.tables:
-        return
-    with pipeline.destination_client() as client:
-        if isinstance(client, SqlJobClientBase):
-            found = dict(client.get_storage_tables([old, new]))
-            if found.get(old) and not found.get(new):
-                name, server = client.sql_client.make_qualified_table_name, client.sql_client
-                with server.begin_transaction():
-                    renamed = server.escape_column_name(new)
-                    server.execute_sql(f"ALTER TABLE {name(old)} RENAME TO {renamed}")
-                    if not pipeline.destination.destination_type.endswith("duckdb"):
-                        server.execute_sql(f"CREATE VIEW {name(old)} AS SELECT * FROM {name(new)}")  # noqa: S608
-                _log.info("load.table_renamed", old=old, new=new)
-    (table,) = schema.drop_tables([old])
-    schema.update_table({**table, "name": new})
-    pipeline.schemas.commit_live_schema(schema.name)
-
-
-def _forget_schema_of_dropped(pipeline: dlt.Pipeline) -> None:
+def _forget_schema_of_dropped(client: SqlJobClientBase) -> None:
     """Where dlt's own tables were dropped by hand it starts without a state, but as soon as its
     schema equals the stored one it trusts that, and would load into tables that aren't there."""
-    with pipeline.destination_client() as client:
-        if not isinstance(client, SqlJobClientBase):
-            return
-        schema, server = client.schema, client.sql_client
-        versions, *others = (
-            schema.version_table_name, schema.loads_table_name, schema.state_table_name,
-        )  # fmt: skip
-        found = dict(client.get_storage_tables([versions, *others]))
-        if found.get(versions) and not all(found.get(name) for name in others):
-            name = server.make_qualified_table_name(versions)
-            server.execute_sql(f"DELETE FROM {name} WHERE schema_name = %s", SCHEMA_NAME)  # noqa: S608
-            _log.warning("load.schema_forgotten", tables=[n for n in others if not found.get(n)])
-
-
-def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
-    """Recreate tables and columns that were dropped by hand: dlt trusts its schema, so every load
-    would fail. known: tables of dlt's schema. Returns the recreated tables, which are empty."""
-    names = [name for name in known if not name.startswith("_dlt_")]
-    if not names:
-        return []
-    with pipeline.destination_client() as client:
-        if not isinstance(client, SqlJobClientBase):
-            return []
-        found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
-        if not found.get(client.schema.version_table_name):
-            return []  # nothing was ever loaded, or all of it was dropped: dlt creates everything
-        dropped = [name for name in names if not found.get(name)]
-        lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
-        if dropped or lacking:
-            client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
-            _log.warning("load.dropped_restored", tables=dropped, columns_of=lacking)
-        for name in lacking:  # a column that was dropped has lost its values: no row is unchanged
-            if HASH_COLUMN in client.schema.get_table_columns(name):
-                qualified = client.sql_client.make_qualified_table_name(name)
-                client.sql_client.execute_sql(f"UPDATE {qualified} SET {HASH_COLUMN} = NULL")  # noqa: S608
-    return dropped
+    schema, server = client.schema, client.sql_client
+    versions, *others = (
+        schema.version_table_name, schema.loads_table_name, schema.state_table_name,
+    )  # fmt: skip
+    found = dict(client.get_storage_tables([versions, *others]))
+    if found.get(versions) and not all(found.get(name) for name in others):
+        name = server.make_qualified_table_name(versions)
+        server.execute_sql(f"DELETE FROM {name} WHERE schema_name = %s", SCHEMA_NAME)  # noqa: S608
+        _log.warning("load.schema_forgotten", tables=[n for n in others if not found.get(n)])
 
 
 def _lacks(client: SqlJobClientBase, table: str, found: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from connector.settings import Settings
 from connector.source import RESOURCES
-from connector.source.row_maker import MALFORMED_TABLE, Privacy, variant_name
+from connector.source.row_maker import MALFORMED_TABLE, configured_privacy, variant_name
 from connector.upsert.outbox.forgotten import (
     ContactHashes,
     PeopleToForget,
@@ -168,11 +168,10 @@ class PersonTables:
 
     def _owners(self, resource: str, ids: Sequence[str]) -> list[str]:
         """`ids` as the table has them, where the settings hash that column."""
-        own, secret = getattr(self._settings.pull, resource), self._settings.pull.hash_key
-        if resource == PROSPECTS or not own.hash_columns or secret is None:
+        pull = self._settings.pull
+        if resource == PROSPECTS or pull.hash_key is None:
             return [*ids]
-        given = secret.get_secret_value().encode()
-        privacy = Privacy(resource, own.exclude_columns, own.hash_columns, given)
+        privacy = configured_privacy(resource, pull)
         if not privacy.hashes("prospectId"):
             return [*ids]
         sent = [*ids, *(float(each) for each in ids if _INTEGER.fullmatch(each))]  # 4711 as 4711.0

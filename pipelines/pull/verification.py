@@ -34,7 +34,14 @@ from connector.errors import (
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.deletions import FAILURES_MAX, Found, LookUps
-from connector.source.fields import DELETED_COLUMN, FIELD_HINT, REPLACEMENT, as_ms, record_id
+from connector.source.fields import (
+    DELETED_COLUMN,
+    FIELD_HINT,
+    MORE_COLUMN,
+    REPLACEMENT,
+    as_ms,
+    record_id,
+)
 from connector.source.row_maker import configured_maker, is_reserved
 from connector.webhooks.inbox import account_of, find_inbox
 from pipelines.destination.identity import destination_label
@@ -61,7 +68,6 @@ MAX_WRONG = 0.01
 _SPARE_SHARE = 0.1  # of the look-ups: in place of rows that are late or can't be read
 _AT_ONCE = 4
 _CLOCK_MS = 1000  # the server's clock is known to about a second
-_MORE_COLUMN = "_hc_more"
 _VARIANT = "__v_"
 _OTHERS_ROWS = "each of those rows would count as wrong or late. Nothing was compared"
 _log = get_logger("verify")
@@ -142,7 +148,7 @@ class _RowComparison:
 
     def differing(self, landed: Mapping[str, Row]) -> dict[str, list[str]]:
         """Id → names of the columns that differ, for the rows where one does."""
-        moved = {id_: _parsed(row.get(_MORE_COLUMN)) or {} for id_, row in landed.items()}
+        moved = {id_: _parsed(row.get(MORE_COLUMN)) or {} for id_, row in landed.items()}
         self._more = set().union(*moved.values())
         found = {}
         for id_, row in landed.items():

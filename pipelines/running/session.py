@@ -397,13 +397,11 @@ def forgotten_list(session: Session, outbox: Database | None) -> ForgottenList:
 
 def contact_hashes(settings: Settings, key: bytes) -> ContactHashes:
     """What makes the hashes of the list. key: of the outbox's aliases."""
-    own, secret = settings.pull.prospects, settings.pull.hash_key
-    hidden = {}
-    if own.hash_columns and secret is not None:
-        from connector.source.row_maker import Privacy  # it imports pyarrow
+    pull, hidden = settings.pull, {}
+    if pull.prospects.hash_columns and pull.hash_key is not None:
+        from connector.source.row_maker import configured_privacy  # it imports pyarrow
 
-        given = secret.get_secret_value().encode()
-        privacy = Privacy("prospects", own.exclude_columns, own.hash_columns, given)
+        privacy = configured_privacy("prospects", pull)
         hidden = {name: privacy.keyed_hash for name in ("email", "phone") if privacy.hashes(name)}
     return ContactHashes(Hasher(key), settings.writes.default_region, hidden)
 
