@@ -146,12 +146,17 @@ class Scan:
 
     def _without_filter(self, refused: Refused) -> None:
         """The server refuses the filter, so all of the list is read instead."""
-        plan, self._refused_size = self.plan, self._page_size
-        log.warning("source.filter_refused", resource=plan.resource, status=refused.status)
-        reason = f"the server refuses its filter ({refused.status}), so all of it; {plan.reason}"
+        self._refused_size = self._page_size
+        log.warning("source.filter_refused", resource=self.plan.resource, status=refused.status)
+        self._widen(f"the server refuses its filter ({refused.status}), so all of it")
+
+    def _widen(self, why: str) -> None:
+        """All of the list is read instead."""
+        plan = self.plan
         self.plan = replace(
-            plan, kind=ScanKind.FULL, params={}, reason=reason, max_pages=plan.full_max_pages
-        )
+            plan, kind=ScanKind.FULL, params={}, reason=f"{why}; {plan.reason}", since_ms=None,
+            order=None, max_pages=plan.full_max_pages,
+        )  # fmt: skip
 
     def _restart(self) -> None:
         self._seen.restart()
@@ -235,11 +240,7 @@ class Scan:
             return
         first_ms = self._seen.first_ms.get(plan.order)
         if first_ms is None or first_ms < known_ms:
-            reason = f"the first row isn't the newest that is known, so all of it; {plan.reason}"
-            self.plan = replace(
-                plan, kind=ScanKind.FULL, reason=reason, since_ms=None, order=None,
-                max_pages=plan.full_max_pages,
-            )  # fmt: skip
+            self._widen("the first row isn't the newest that is known, so all of it")
 
     def _is_below_watermark(self) -> bool:
         """Whether a head scan is done: its list is in order, and its last row is older."""
@@ -332,12 +333,7 @@ class Scan:
     def _absent_rows(self) -> Iterator[ScannedPage]:
         """Rows that a filtered list should have had: each by its id, or all if that is cheaper."""
         if len(self._expected) > self.plan.look_max:
-            left = f"{len(self._expected)} rows left the {self.plan.kind} list"
-            reason = f"{left}; {self.plan.reason}"
-            self.plan = replace(
-                self.plan, kind=ScanKind.FULL, params={}, reason=reason,
-                max_pages=self.plan.full_max_pages,
-            )  # fmt: skip
+            self._widen(f"{len(self._expected)} rows left the {self.plan.kind} list")
             self._seen, self._last = Sightings(self.started_ms), None
             self._endless = self._cut = None
             self._ended, self._is_settled, self._next = False, False, None
