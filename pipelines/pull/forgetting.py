@@ -175,15 +175,6 @@ def _opened_outbox(session: Session, stack: ExitStack) -> Database | None:
     return opened.database
 
 
-@dataclass(frozen=True)
-class _FoundPeople:
-    """Whom the command is about. by_person: under the alias that stands for each, all aliases that
-    are theirs alone."""
-
-    people: PeopleToForget
-    by_person: Mapping[int, Collection[int]]
-
-
 class _Forgetting:
     """One run of the command. outbox: None where it is lost. scope: the account's, in it."""
 
@@ -267,13 +258,12 @@ class _Forgetting:
             if tables is not None:
                 tables.refuse_other_account(self._session)
             unfinished = self._list.unfinished()
-            found = self._find(tables, unfinished)
-            people = found.people
+            people, by_person = self._find(tables, unfinished)
             report.people = people.ids
             _log.info("forget.found", people=len(people.ids), dry_run=is_dry)
             if not is_dry:
                 now_ms = self._session.budget.steady_clock.now_ms()
-                self._list.add(self._scope, found.by_person, key=self._key, at_ms=now_ms)
+                self._list.add(self._scope, by_person, key=self._key, at_ms=now_ms)
             self._remove_from_ledger(people)
             self._remove_files(people)
             if tables is not None:
@@ -310,9 +300,12 @@ class _Forgetting:
 
     # --- who it is --------------------------------------------------------------------------------
 
-    def _find(self, tables: PersonTables | None, unfinished: Collection[int]) -> _FoundPeople:
+    def _find(
+        self, tables: PersonTables | None, unfinished: Collection[int]
+    ) -> tuple[PeopleToForget, Mapping[int, Collection[int]]]:
         """All people with the id, or with exactly that email; and those whom an earlier run hasn't
-        removed to the end."""
+        removed to the end. Also, under the alias that stands for each, all aliases that are theirs
+        alone."""
         hashes, is_email = self._hashes, self._request.is_email
         ids = [self._who]
         if is_email:
@@ -335,7 +328,7 @@ class _Forgetting:
             if person in asked or person in named:
                 listed |= named
         contacts = frozenset[int]().union(*by_person.values())
-        return _FoundPeople(PeopleToForget(tuple(everyone), contacts), by_person)
+        return PeopleToForget(tuple(everyone), contacts), by_person
 
     def _sent_to(self, tables: PersonTables | None) -> list[str]:
         """To whom pushes have found that email to lead, and who has no other one by now."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -30,6 +30,7 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.history_tables import HISTORY_COLUMNS
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import PIPELINE_NAME, SCHEMA_NAME, Batch, parsed_state
+from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 from pipelines.running.session import Session, key_number, outbox_of
 
 _log, _pull_log = get_logger("push"), get_logger("pull")
@@ -313,10 +314,7 @@ def land_after_push(session: Session) -> bool:
             Destination(session.settings, stop=session.stop) as destination,
         ):
             land_push_results(destination, session)
-            waiting = session.runs.unlanded(destination_label(session.settings))
-            destination.record([runs_batch(waiting)])
-            session.runs.mark_landed(record.run_id for record in waiting)
-            RunRecorder(session, destination).publish()
+            RunRecorder(session, destination).land_and_publish()
     except AlreadyRunning:
         _log.info("push.results_wait", why="a pull is running; it or the next one lands them")
         return False
@@ -355,17 +353,6 @@ def owner_now(session: Session, facts: Mapping[str, Any] | None) -> Owner:
     return Owner(account, host, key_number(session.settings, session.ledger))
 
 
-class _Queried(Protocol):
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    def name(self, table: str) -> str: ...
-
-
-class LandedTables(_Queried, Protocol):
-    """The tables of a destination, opened for something else than loading."""
-
-    def column_names(self, table: str) -> list[str]: ...
-
-
 def owner_landed(destination: Destination) -> Owner | None:
     """Whose rows are there; None if there are none, or it isn't known."""
     if owner := destination.loader.state_of(ACCOUNT_TABLE).get(_OWNER):
@@ -373,14 +360,14 @@ def owner_landed(destination: Destination) -> Owner | None:
     return _owner_by_id(destination) if destination.columns(ACCOUNT_TABLE) else None
 
 
-def _owner_by_id(tables: _Queried) -> Owner | None:
+def _owner_by_id(tables: Destination | DuckWarehouse | ServerWarehouse) -> Owner | None:
     """From the account's table: a version before this noted no more."""
     ids = tables.query(f"SELECT id FROM {tables.name(ACCOUNT_TABLE)}")  # noqa: S608 - a name of ours
     known = [str(id_) for (id_,) in ids if id_ != _UNKNOWN]
     return Owner(known[0]) if len(known) == 1 else None
 
 
-def _owner_stored(tables: LandedTables) -> Owner | None:
+def _owner_stored(tables: DuckWarehouse | ServerWarehouse) -> Owner | None:
     """The same as `owner_landed`, as far as a load has carried it to the destination. The published
     copy has only the account's table."""
     if not tables.column_names(ACCOUNT_TABLE):
@@ -432,7 +419,9 @@ def refuse_if_moved(destination: Destination, session: Session) -> None:
         note_owner(destination, landed, now)
 
 
-def refuse_other_account(tables: LandedTables, session: Session, why: str) -> None:
+def refuse_other_account(
+    tables: DuckWarehouse | ServerWarehouse, session: Session, why: str
+) -> None:
     """The same for work with tables that isn't a load. why: as in `OtherAccount`.
 
     Raises:

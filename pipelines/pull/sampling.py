@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from connector.errors import UsageError
 from connector.settings import Settings
@@ -26,7 +26,6 @@ from pipelines.destination.load_errors import translated
 from pipelines.destination.loader import own_columns
 from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
-from pipelines.pull.run_tables import LandedTables
 from pipelines.running.progress import plural, requests_in_words, text_table
 from pipelines.running.session import open_tables
 
@@ -39,13 +38,6 @@ _IN_ONE_QUERY = 1000
 _LIVE = f"{DELETED_COLUMN} IS NULL"
 _LISTED_DIFFERENCES = 20
 _RARE = 1 - CONFIDENCE - 1e-9  # sums of logarithms are inexact: rather too high a bound
-
-
-class ReadTables(LandedTables, Protocol):
-    """What has landed, opened for reading."""
-
-    def quoted_column(self, column: str) -> str: ...
-    def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
 
 
 class _CopyColumns(CopyWarehouse):
@@ -68,6 +60,10 @@ class _ServerColumns(ServerWarehouse):
 
     def quoted_column(self, column: str) -> str:
         return str(self._pipeline().sql_client().escape_column_name(column))
+
+
+ReadTables = _CopyColumns | _ServerColumns
+"""What has landed, opened for reading."""
 
 
 @contextmanager
