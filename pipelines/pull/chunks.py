@@ -12,7 +12,7 @@ import gc
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, NamedTuple
 
@@ -200,6 +200,16 @@ class Fetching:
                 self._changed.notify_all()
 
 
+@dataclass
+class _Taken:
+    """Changed rows of a list that wait to be loaded. ids: theirs. asked_ms: when the first of them
+    was asked for."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    asked_ms: int | None = None
+
+
 class Landing:
     """Loads chunks. runs: by resource; their counts and checkpoints change with every portion."""
 
@@ -210,10 +220,8 @@ class Landing:
         self._makers = {
             name: configured_maker(name, destination.columns(name), pull) for name in runs
         }
-        self._tables: dict[str, list[pa.Table]] = {}  # taken, not loaded yet: changed rows …
-        self._ids: dict[str, set[str]] = {}  # … their ids …
-        self._asked_ms: dict[str, int] = {}  # … and when the first of them was asked for
-        self._seen: defaultdict[str, list[str]] = defaultdict(list)  # … and all that full scans saw
+        self._taken: dict[str, _Taken] = {}
+        self._seen: defaultdict[str, list[str]] = defaultdict(list)  # ids, by full scans
         self._malformed: dict[str, Row] = {}
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
         self.found: set[str] = set()
@@ -251,9 +259,7 @@ class Landing:
             while pages:  # frees them as tables are made: a portion is in memory once, not twice
                 self._take_pages(*pages.popitem())
         except BaseException:
-            self._tables.clear()
-            self._ids.clear()
-            self._asked_ms.clear()
+            self._taken.clear()
             raise
 
     def _take_pages(self, resource: str, pages: list[ScannedPage]) -> None:
@@ -356,23 +362,22 @@ class Landing:
         self, resource: str, records: UniqueRecords, asked_ms: int, *, is_listed: bool = True
     ) -> None:
         """An id that waits already is loaded as in `records`, even if the destination has it so."""
-        waiting = self._ids.setdefault(resource, set())
         places = self._destination.changed(
             resource, records.ids, records.hashes, is_listed=is_listed
         )
-        if not waiting.isdisjoint(records.ids):
-            again = {place for place, id_ in enumerate(records.ids) if id_ in waiting}
+        taken = self._taken.setdefault(resource, _Taken())
+        if not taken.ids.isdisjoint(records.ids):
+            again = {place for place, id_ in enumerate(records.ids) if id_ in taken.ids}
             places = sorted(again.union(places))
-        tables = self._tables.setdefault(resource, [])
         run = self._runs[resource]
         is_about_people = is_listed and resource == "prospects"
         if is_about_people and run.finds_deletions and run.facts.last_full_ms is not None:
             self._note_found(run, records, places)
         if places:
             changed = records.only(places)
-            tables.append(self._makers[resource].table(changed))
-            waiting.update(changed.ids)
-            self._asked_ms[resource] = min(asked_ms, self._asked_ms.get(resource, asked_ms))
+            taken.tables.append(self._makers[resource].table(changed))
+            taken.ids.update(changed.ids)
+            taken.asked_ms = min(asked_ms, taken.asked_ms or asked_ms)
 
     def _note_found(self, run: ListScan, records: UniqueRecords, places: Sequence[int]) -> None:
         """Those that changed well before the scan began, so that an event could have named them."""
@@ -389,12 +394,11 @@ class Landing:
         Raises:
             DestinationError: the rows can't be written; they will be read again.
         """
-        tables, ids, malformed = self._tables, self._ids, self._malformed
-        self._tables, self._ids, self._malformed = {}, {}, {}
-        states = {name: self._runs[name].state() for name in tables}
-        names = [name for name in self._makers if tables.get(name)]
-        batches = [self._batch(name, _latest(tables.pop(name), len(ids[name]))) for name in names]
-        self._asked_ms.clear()
+        taken, malformed = self._taken, self._malformed
+        self._taken, self._malformed = {}, {}
+        states = {name: self._runs[name].state() for name in taken}
+        names = [name for name in self._makers if name in taken and taken[name].tables]
+        batches = [self._batch(name, taken.pop(name), states.pop(name)) for name in names]
         while self._seen:  # before the rows are loaded: see `SeenIds`
             self._destination.seen.add(*self._seen.popitem())
         if malformed:
@@ -405,21 +409,20 @@ class Landing:
         for batch in batches:
             if batch.table in self._runs:
                 self._runs[batch.table].counts["rows_written"] += len(batch.rows)
-        if tables:
-            self._destination.loader.save_states({name: states[name] for name in tables})
+        if states:
+            self._destination.loader.save_states(states)
 
-    def _batch(self, resource: str, rows: pa.Table) -> Batch:
+    def _batch(self, resource: str, taken: _Taken, state: Mapping[str, Any]) -> Batch:
         return Batch(
-            resource, rows, self._makers[resource].columns,
-            state=self._runs[resource].state(), asked_ms=self._asked_ms.get(resource),
+            resource, _latest(taken), self._makers[resource].columns,
+            state=state, asked_ms=taken.asked_ms,
         )  # fmt: skip
 
 
-def _latest(tables: list[pa.Table], ids: int) -> pa.Table:
-    """All rows of `tables`, which may differ in their columns; of an id, the last. ids: how many
-    different ones there are."""
-    rows = pa.concat_tables(tables, promote_options="default")
-    if len(rows) == ids:
+def _latest(taken: _Taken) -> pa.Table:
+    """All rows, whose tables may differ in their columns; of an id, the last."""
+    rows = pa.concat_tables(taken.tables, promote_options="default")
+    if len(rows) == len(taken.ids):
         return rows
     places = pa.table({"id": rows["id"], "place": range(len(rows))}).group_by("id")
     return rows.take(places.aggregate([("place", "max")])["place_max"].sort())

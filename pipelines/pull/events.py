@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from connector.budget import Lane
+from connector.budget.locks import HeldLock
 from connector.errors import ApiError, BudgetError, ConnectorError, Refused, UsageError
 from connector.logs import get_logger
 from connector.settings import Settings
@@ -59,8 +60,7 @@ def drain_lock_name(settings: Settings) -> str:
     return f"drain, {pull_lock_name(settings)}"[:256]
 
 
-@contextmanager
-def pull_lock(session: Session) -> Iterator[None]:
+def pull_lock(session: Session) -> AbstractContextManager[HeldLock]:
     """Hold the lock of the one pull; a drain or a forget that holds it is waited for, up to a
     minute.
 
@@ -70,8 +70,7 @@ def pull_lock(session: Session) -> Iterator[None]:
     """
     name = pull_lock_name(session.settings)
     around = (drain_lock_name(session.settings), forget_lock_name(name))
-    with lock_soon(session, session.ledger, name, around=around):
-        yield
+    return lock_soon(session, session.ledger, name, around=around)
 
 
 def why_not_covered(

@@ -42,7 +42,7 @@ from connector.source.scans import (
     usual_page_size,
 )
 from pipelines.destination.destination import Destination
-from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
+from pipelines.destination.identity import destination_label, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.events import PROSPECTS, Follower, events_scan, follower_of, pull_lock
 from pipelines.pull.run_tables import (
@@ -111,15 +111,14 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
         AlreadyRunning: another pull holds the destination.
         MissingKey, BudgetError: no request was sent.
     """
-    with open_session(settings, kind="pull") as session:
-        name = pull_lock_name(settings)
-        with pull_lock(session):
-            session.runs.start(session.run_id, "pull", destination_label(settings), lock_name=name)
-            progress = progress_of(session) if progress_of else Progress()
-            try:
-                return _Pull(session, wanted, progress).run()
-            finally:
-                progress.stop()
+    with open_session(settings, kind="pull") as session, pull_lock(session) as lock:
+        label = destination_label(settings)
+        session.runs.start(session.run_id, "pull", label, lock_name=lock.name)
+        progress = progress_of(session) if progress_of else Progress()
+        try:
+            return _Pull(session, wanted, progress).run()
+        finally:
+            progress.stop()
 
 
 class _Pull:
