@@ -40,14 +40,6 @@ _OWNER = "owner"  # in dlt's state of the table
 _STATES = "_dlt_pipeline_state"
 _SECRET = re.compile(r"(?i)key|secret|token|password")
 _NAMED = ("accountId", "active", "permissions")
-ACCOUNT_COLUMNS: dict[str, dict[str, Any]] = {
-    "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
-    "active": {"name": "active", "data_type": "bool"},
-    "permissions": {"name": "permissions", "data_type": "json"},
-    "details": {"name": "details", "data_type": "json"},
-    HASH_COLUMN: {"name": HASH_COLUMN, "data_type": "text"},
-    DELETED_COLUMN: {"name": DELETED_COLUMN, "data_type": "timestamp"},
-}
 
 
 def account_batch(facts: Mapping[str, Any]) -> Batch:
@@ -90,6 +82,10 @@ def _columns(*keys: str, **types: str) -> Columns:
     }
 
 
+ACCOUNT_COLUMNS = _columns(
+    "id", id="text", active="bool", permissions="json", details="json",
+    **{HASH_COLUMN: "text", DELETED_COLUMN: "timestamp"},
+)  # fmt: skip
 RUN_COLUMNS = _columns(
     "run_id", run_id="text", kind="text", status="text", started_at="timestamp",
     finished_at="timestamp", requests="bigint", rows_read="bigint", rows_written="bigint",
