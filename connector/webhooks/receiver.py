@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,7 +52,8 @@ def asgi_app(settings: Settings, *, on_alert: _Alert | None = None) -> WebhookAp
         ConfigurationError: no secret is set, or two accounts have the same one.
     """
     secrets: dict[bytes, str] = {}
-    for own in _accounts_of(settings):
+    names = settings.accounts if settings.account is None else ()
+    for own in (settings, *(account_settings(settings, name) for name in names)):
         for secret in own.webhook_secrets:
             text = secret.get_secret_value()
             hide(text)
@@ -68,12 +69,6 @@ def asgi_app(settings: Settings, *, on_alert: _Alert | None = None) -> WebhookAp
             "subscribe`) into HIRINGCENTER_WEBHOOK_SECRETS."
         )
     return WebhookApp(secrets, lambda: open_inbox(settings), on_alert)
-
-
-def _accounts_of(settings: Settings) -> Iterator[Settings]:
-    yield settings
-    for name in settings.accounts if settings.account is None else ():
-        yield account_settings(settings, name)
 
 
 class _Reply(Exception):
