@@ -307,24 +307,25 @@ def _newest(
     return parsed_state(text)
 
 
-def parsed_state(text: str | bytes) -> dict[str, Any]:
+def parsed_state(text: str) -> dict[str, Any]:
     """A state or a schema as dlt stores it: base64, or JSON as it is.
 
     Raises:
-        ValueError, zlib.error: it is neither.
+        ValueError: it is neither.
     """
-    with suppress(ValueError):
-        text = zlib.decompress(base64.b64decode(text, validate=True))
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(_unpacked(text))
     return found
+
+
+def _unpacked(text: str) -> str:
+    with suppress(ValueError, zlib.error):
+        return zlib.decompress(base64.b64decode(text, validate=True)).decode()
+    return text
 
 
 def state_without(text: str, ids: Sequence[str]) -> str:
     """A state as dlt stores it, or as it waits here, with other names in place of these ids."""
-    plain = text
-    with suppress(ValueError, zlib.error):  # it is base64, or JSON as it is
-        plain = zlib.decompress(base64.b64decode(text, validate=True)).decode()
-    changed = plain
+    changed = plain = _unpacked(text)
     for id_ in ids:
         for quoted in (json.dumps(id_), json.dumps(id_, ensure_ascii=False)):
             changed = changed.replace(quoted, json.dumps(other_name()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -371,7 +370,7 @@ def _owner_stored(tables: DuckWarehouse | ServerWarehouse) -> Owner | None:
     if tables.column_names(_STATES):
         sql = f"SELECT _dlt_load_id, state FROM {tables.name(_STATES)} WHERE pipeline_name = %s"  # noqa: S608
         _, newest = max(tables.query(sql, [PIPELINE_NAME]), default=("", "{}"))
-        with suppress(ValueError, LookupError, TypeError, zlib.error):  # by another version of dlt
+        with suppress(ValueError, LookupError, TypeError):  # by another version of dlt
             states = parsed_state(newest)["sources"][SCHEMA_NAME]["resources"]
             return Owner(**states[ACCOUNT_TABLE][_OWNER])
     return _owner_by_id(tables)
