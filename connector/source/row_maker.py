@@ -98,11 +98,16 @@ class Privacy:
     digest: 16 bytes that change with any of these, so that rows are written again.
 
     Raises:
-        ConfigurationError: `hashed` without `hash_key`, or `id` among the fields.
+        BadSetting: columns are to be hashed, and there is no key.
+        ConfigurationError: `id` is among the fields.
     """
 
     def __init__(
-        self, resource: str, exclude: Iterable[str], hashed: Iterable[str], hash_key: bytes
+        self,
+        resource: str,
+        exclude: Iterable[str] = (),
+        hashed: Iterable[str] = (),
+        hash_key: bytes = b"",
     ) -> None:
         self._exclude, self._hashed = frozenset(exclude), frozenset(hashed)
         if "id" in self._exclude | self._hashed:
@@ -110,8 +115,10 @@ class Privacy:
                 f"pull.{resource}: id can't be excluded or hashed: it identifies the row."
             )
         if self._hashed and not hash_key:
-            raise ConfigurationError(
-                f"pull.{resource}.hash_columns needs a secret: set HIRINGCENTER_PULL__HASH_KEY."
+            raise BadSetting(
+                name="pull.hash_key",
+                location=f"[pull.{resource}] hash_columns",
+                reason="hashing needs a key: set HIRINGCENTER_PULL__HASH_KEY to a long random text",
             )
         self._key = hashlib.blake2b(hash_key, digest_size=32).digest()
         self.digest = self._digest()
@@ -269,7 +276,7 @@ _DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark type
 
 
 def configured_privacy(resource: str, pull: PullSettings) -> Privacy:
-    """The `Privacy` of one resource as the settings want it."""
+    """The `Privacy` of one resource as the settings want it; raises what `Privacy` does."""
     own, key = getattr(pull, resource), pull.hash_key
     given = key.get_secret_value().encode() if key else b""
     return Privacy(resource, own.exclude_columns, own.hash_columns, given)
@@ -278,26 +285,8 @@ def configured_privacy(resource: str, pull: PullSettings) -> Privacy:
 def configured_maker(
     resource: str, known_columns: Mapping[str, str | TColumnSchema], pull: PullSettings
 ) -> RowMaker:
-    """The `RowMaker` of one resource as the settings want its rows.
-
-    Raises:
-        BadSetting: columns are to be hashed, and there is no key.
-    """
-    own = getattr(pull, resource)
-    key = pull.hash_key.get_secret_value() if pull.hash_key else ""
-    if own.hash_columns and not key:
-        raise BadSetting(
-            name="pull.hash_key",
-            location=f"[pull.{resource}] hash_columns",
-            reason="hashing needs a key: set HIRINGCENTER_PULL__HASH_KEY to a long random text",
-        )
-    return RowMaker(
-        resource,
-        known_columns,
-        exclude=own.exclude_columns,
-        hashed=own.hash_columns,
-        hash_key=key.encode(),
-    )
+    """The `RowMaker` of one resource as the settings want its rows; raises what `Privacy` does."""
+    return RowMaker(resource, known_columns, configured_privacy(resource, pull))
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,25 +316,19 @@ class RowMaker:
 
     known_columns: the table's columns so far, by name: dlt data type or dlt column schema.
     Schemas from this class remember which field filled them (`x-hc-field`), so that a name
-    collision is decided the same way by every run. exclude, hashed: fields by column or API name
-    that are left out, or replaced by a keyed hash. hash_key: secret, needed for `hashed`.
-    warnings: what was replaced or kept in variant columns, with counts; field names, never values.
-
-    Raises:
-        ConfigurationError: `hashed` without `hash_key`, or `id` among the fields.
+    collision is decided the same way by every run. privacy: by default, no field is left out or
+    hashed. warnings: what was replaced or kept in variant columns, with counts; field names, never
+    values.
     """
 
     def __init__(
         self,
         resource: str,
         known_columns: Mapping[str, str | TColumnSchema],
-        *,
-        exclude: Iterable[str] = (),
-        hashed: Iterable[str] = (),
-        hash_key: bytes = b"",
+        privacy: Privacy | None = None,
     ) -> None:
         self.warnings: Counter[str] = Counter()
-        self._privacy = Privacy(resource, exclude, hashed, hash_key)
+        self._privacy = privacy or Privacy(resource)
         self._id_fields = ID_FIELDS & CONTRACT[resource].keys()
         self._columns = Columns(resource, known_columns, self._privacy, self.warnings)
         self._hash = hashlib.blake2b(

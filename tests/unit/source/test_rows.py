@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from connector.api.envelopes import read_json
 from connector.errors import ConfigurationError
 from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id, split_malformed
-from connector.source.row_maker import RowMaker, malformed_rows
+from connector.source.row_maker import Privacy, RowMaker, malformed_rows
 
 
 def rows(maker: RowMaker, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def test_an_integer_id_is_kept_as_text():
 def test_an_integer_that_names_another_record_is_kept_as_text(hidden: Any):
     """It joins with the row that it names, whose id is text, and means the same in either form: to
     the content's hash too."""
-    maker = RowMaker("tasks", {}, **hidden)
+    maker = RowMaker("tasks", {}, Privacy("tasks", **hidden))
     record = {"id": "a", "prospectId": 7, "assignedTo": 5, "createdBy": True, "dueAt": 7}
     both = rows(maker, [record, {**record, "id": "b", "prospectId": "7", "assignedTo": "5"}])
     assert [each["assigned_to"] for each in both] == ["5", "5"]
@@ -231,8 +231,12 @@ def test_odd_items_can_hold_anything():
 # --- the content hash -------------------------------------------------------------------------
 
 
+def private_maker(**options: Any) -> RowMaker:
+    return RowMaker("prospects", {}, Privacy("prospects", **options))
+
+
 def digest(record: dict[str, Any], **options: Any) -> str:
-    return RowMaker("prospects", {}, **options).unique([{"id": "1", **record}]).hashes[0]
+    return private_maker(**options).unique([{"id": "1", **record}]).hashes[0]
 
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5)
@@ -303,7 +307,7 @@ def test_the_hash_is_the_same_in_every_run_and_release():
 
 def test_excluded_fields_leave_no_column_and_no_trace():
     """By API name or by column; an edit of theirs writes nothing."""
-    maker = RowMaker("prospects", {}, exclude=("phone", "first_name"))
+    maker = private_maker(exclude=("phone", "first_name"))
     assert row({"phone": "1", "firstName": "Ann", "title": "t"}, maker) == {"title": "t"}
     assert "phone" not in maker.columns
     options: Any = {"exclude": ("phone",)}
@@ -312,13 +316,13 @@ def test_excluded_fields_leave_no_column_and_no_trace():
 
 def test_hashed_fields_can_be_joined_but_not_read():
     """Equal values, equal hashes, under a secret key; null stays null."""
-    maker = RowMaker("prospects", {}, hashed=("email", "createdAt"), hash_key=b"secret")
+    maker = private_maker(hashed=("email", "createdAt"), hash_key=b"secret")
     made = [row({"email": mail, "createdAt": 5}, maker) for mail in ("a@b.c", "a@b.c", "d@e.f")]
     assert made[0] == made[1] != made[2]
     assert "a@b.c" not in str(made)
     assert types(maker)["created_at"] == "text"
     assert row({"email": None}, maker) == {}
-    other = RowMaker("prospects", {}, hashed=("email",), hash_key=b"another")
+    other = private_maker(hashed=("email",), hash_key=b"another")
     assert row({"email": "a@b.c"}, other)["email"] != made[0]["email"]
 
 
@@ -343,7 +347,7 @@ def test_a_new_choice_of_fields_writes_rows_again():
 def test_impossible_choices_are_refused(options: Any):
     """Hashes without a key could be guessed; rows without ids can't be distinguished."""
     with pytest.raises(ConfigurationError):
-        RowMaker("prospects", {}, **options)
+        private_maker(**options)
 
 
 # --- what dlt itself would misread ----------------------------------------------------------------
