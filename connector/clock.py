@@ -53,6 +53,11 @@ class SystemClock:
         return False
 
 
+def wall_ms() -> int:
+    """The wall clock, as Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
 class SteadyClock:
     """A clock whose `now_s` never steps: monotonic seconds plus the ledger's offset.
 

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from connector.budget.database import Database, create_missing
+from connector.clock import wall_ms
 from connector.errors import printable
 
 _metadata = sa.MetaData()
@@ -78,10 +79,10 @@ class RunHistory:
                 connection.execute(
                     sa.update(_runs)
                     .where(_runs.c.lock_name == lock_name, _runs.c.status == "running")
-                    .values(status="failed", finished_ms=_now_ms(), error=_DIED)
+                    .values(status="failed", finished_ms=wall_ms(), error=_DIED)
                 )
             facts = {"run_id": run_id, "kind": kind, "label": label, "lock_name": lock_name}
-            begun = {"status": "running", "started_ms": _now_ms(), "summary": "{}"}
+            begun = {"status": "running", "started_ms": wall_ms(), "summary": "{}"}
             connection.execute(sa.insert(_runs).values(**facts, **begun, landed=False))
 
     def finish(
@@ -93,7 +94,7 @@ class RunHistory:
                 sa.update(_runs)
                 .where(_runs.c.run_id == run_id)
                 .values(
-                    status=status, finished_ms=_now_ms(), error=error and printable(error),
+                    status=status, finished_ms=wall_ms(), error=error and printable(error),
                     summary=json.dumps(summary, default=str),
                 )
             )  # fmt: skip
@@ -111,7 +112,7 @@ class RunHistory:
     ) -> None:
         """Record a run that has ended, and that held no lock; see `start` and `finish`."""
         facts = {"run_id": run_id, "kind": kind, "label": label, "status": status}
-        times = {"started_ms": started_ms, "finished_ms": _now_ms()}
+        times = {"started_ms": started_ms, "finished_ms": wall_ms()}
         outcome = {"summary": json.dumps(summary, default=str), "error": error and printable(error)}
         with self._database.write() as connection:
             connection.execute(sa.insert(_runs).values(**facts, **times, **outcome, landed=False))
@@ -122,7 +123,7 @@ class RunHistory:
         run_id: of a day's first. summary: numbers are added to those of the day, also inside of
         objects; other values replace them. What ended it is its `status`, or `ok`.
         """
-        now_ms = _now_ms()
+        now_ms = wall_ms()
         today = (
             _runs.c.kind == kind, _runs.c.label == label,
             _runs.c.started_ms >= now_ms - now_ms % 86_400_000,
@@ -208,10 +209,6 @@ def _added(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         else:
             total[name] = value
     return total
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _freshness_table(name: str, *added: sa.Column[Any]) -> sa.Table:

@@ -32,6 +32,7 @@ from pydantic import TypeAdapter
 from connector.api.client import ApiClient
 from connector.api.envelopes import RESOURCES
 from connector.budget import Budget
+from connector.clock import wall_ms
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import SEEN_COLUMN, since_ms, to_datetime
@@ -40,7 +41,6 @@ from connector.source.own_pipeline import (
     STAMPED,
     SharedClient,
     looked_up,
-    now_ms,
     read_options,
 )
 from connector.source.row_maker import (
@@ -272,12 +272,12 @@ class _RunPlans:
         states = {name: dlt.current.resource_state(name) for name in RESOURCES if name in selected}
         return plan_scans(
             {
-                name: list_state(name, state, now_ms=now_ms())
+                name: list_state(name, state, now_ms=wall_ms())
                 for name, state in {**states, **changed}.items()
             },
             pull=self._settings.pull,
             limits=self._settings.rate_limits,
-            now_ms=now_ms(),
+            now_ms=wall_ms(),
             full=self.full,
             since_ms=since_ms,
         )
@@ -325,8 +325,8 @@ class _ListReader:
                 since_ms = None if is_ordinary else self._since_ms
                 is_another_due = is_ordinary and self._since_ms is not None
                 for plan in self._plans.take(self._name, state, since_ms):
-                    known = list_state(self._name, state, now_ms=now_ms())
-                    scan = begin(known, plan, now_ms=now_ms(), full=self._plans.full)
+                    known = list_state(self._name, state, now_ms=wall_ms())
+                    scan = begin(known, plan, now_ms=wall_ms(), full=self._plans.full)
                     is_another_due |= scan.checkpoint.is_at_end
                     yield from self._pages(scan, client, maker, seen)
                     state = scan.booked()

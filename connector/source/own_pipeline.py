@@ -17,7 +17,7 @@ from connector.api.envelopes import RESOURCES
 from connector.budget import Budget
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
-from connector.clock import SystemClock
+from connector.clock import wall_ms
 from connector.errors import MissingKey
 from connector.logs import hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
@@ -197,7 +197,7 @@ def flag_deleted(
             outcome = ScanOutcome.from_json(stamped["outcome"])
             scan = ListScan(name, facts, Checkpoint(full, stamped["started_ms"], outcome=outcome))
             settle_absent_rows(
-                _PipelineRows(pipeline, stamped["started_ms"]), scan, client, now_ms=now_ms()
+                _PipelineRows(pipeline, stamped["started_ms"]), scan, client, now_ms=wall_ms()
             )
             flagged[name] = scan.counts["rows_deleted"]
             with pipeline.managed_state() as changed:
@@ -262,8 +262,3 @@ def _has_table(client: Any, table: str) -> bool:
     except DatabaseUndefinedRelation:
         return False
     return True
-
-
-def now_ms() -> int:
-    """The wall clock, as Unix milliseconds."""
-    return int(SystemClock().now_s() * 1000)

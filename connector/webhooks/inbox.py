@@ -22,6 +22,7 @@ import orjson
 import sqlalchemy as sa
 
 from connector.budget.database import Database, create_missing, half_path, insert_into
+from connector.clock import wall_ms
 from connector.errors import ConnectorError, InboxFull, LedgerDamaged, Unexpected
 from connector.logs import get_logger
 from connector.settings import Settings
@@ -516,7 +517,7 @@ class InboxWriter:
 
     def _write(self, arrivals: Sequence[Arrival]) -> None:
         self._inbox = self._inbox or self._open_inbox()
-        now_ms, now_s = time.time_ns() // 1_000_000, time.monotonic()
+        now_ms, now_s = wall_ms(), time.monotonic()
         if now_s - self._beat_s >= BEAT_S:
             self._inbox.beat(self._accounts, now_ms=now_ms)
             self._beat_s = now_s

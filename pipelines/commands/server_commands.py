@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from connector.clock import wall_ms
 from connector.errors import ConnectorError, Refused, UsageError, did_you_mean
 from pipelines.commands.invocation import Output, Result, argument, command, flag, option
 from pipelines.running.progress import parse_duration_s, plural, utc
@@ -330,7 +331,7 @@ def _subscribe_to(event: str, url: str, client: ApiClient, settings: Settings) -
             f"This API has no call to subscribe ({error.status}). Make the webhook in {_WHERE}, "
             f"and put its secret into {_variable(settings)}."
         ) from None
-    made = {"url": url, "event": event, "at": utc(time.time_ns() // 1_000_000)}
+    made = {"url": url, "event": event, "at": utc(wall_ms())}
     made |= {name: str(facts[name]) for name in ("subscriptionId", "hookId") if name in facts}
     secret = facts.get("endpointSecret")
     return made | ({"secret": secret} if isinstance(secret, str) and secret else {})
@@ -416,7 +417,7 @@ def list_events(settings: Settings) -> Result:
         facts,
         trust_days=settings.webhooks.trust_days,
         last_full_ms=scan.last_complete_ms if scan else None,
-        now_ms=time.time_ns() // 1_000_000,
+        now_ms=wall_ms(),
     )
     summary: dict[str, Any] = {
         "status": "ok",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from connector.clock import wall_ms
 from connector.errors import ConnectorError, UsageError, did_you_mean
 from pipelines.commands.invocation import Output, Result, argument, command, flag, option, worst
 from pipelines.running.progress import duration, elapsed, parse_duration_s, plural, text_table, utc
@@ -93,7 +93,7 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
     copy = snapshot_facts(settings)
     with open_ledger(settings) as ledger:
         landed, visible = ledger.freshness_of(settings)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     facts = {
         name: _age_facts(visible.get(name), landed.get(name), now_ms, max_age_s)
         for name in RESOURCES

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from connector.clock import wall_ms
 from connector.logs import get_logger
 from connector.settings import PullSettings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, MORE_COLUMN, UNLISTED_COLUMN
@@ -65,10 +65,6 @@ def history_of(resource: str) -> str:
     return f"{resource}_history"
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class HistoryTables:
     """The histories at one destination. The pull lock is held.
 
@@ -90,7 +86,7 @@ class HistoryTables:
         create: Callable[[Sequence[Batch]], None],
         attempt: Callable[[Callable[[], Any]], Any],
         note_change: Callable[[], None],
-        now_ms: Callable[[], int] = _now_ms,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._pull, self._dialect = pull, _DIALECTS.get(kind)
         self.resources = pull.history if self._dialect else ()

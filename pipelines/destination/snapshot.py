@@ -27,6 +27,7 @@ from pathlib import Path
 
 import duckdb
 
+from connector.clock import wall_ms
 from connector.errors import ConfigurationError, CopyOfAnother, DestinationError
 from connector.logs import get_logger
 from connector.source.dictionary import comments, table_text
@@ -211,7 +212,7 @@ class Snapshot:
                 _comment(cursor, names)
                 for dataset, changed in written.items():
                     self._marts.make_tables(connection, _ALIAS, dataset, changed, is_new=is_new)
-                signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
+                signature = _SIGNATURE.format(self._installation, wall_ms())
                 signed = f"{table_text(RUNS_TABLE)}. {signature}"
                 cursor.execute(comment_on(f"{_ALIAS}.{own_runs}", None, signed))
                 cursor.execute(f"CHECKPOINT {_ALIAS}")  # DETACH alone would hide that it fails

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from connector.budget import Lane
 from connector.budget.locks import HeldLock
+from connector.clock import wall_ms
 from connector.errors import ApiError, BudgetError, ConnectorError, Refused, UsageError
 from connector.logs import get_logger
 from connector.settings import Settings
@@ -377,4 +377,4 @@ def events_scan(destination: Destination, reason: str) -> ListScan:
     """A scan of prospects by events alone, which leaves their state as it is."""
     facts, left = read_state(PROSPECTS, destination.loader.state_of(PROSPECTS))
     plan = ScanPlan(PROSPECTS, ScanKind.EVENTS, reason)
-    return ListScan(PROSPECTS, facts, Checkpoint(plan, time.time_ns() // 1_000_000), left=left)
+    return ListScan(PROSPECTS, facts, Checkpoint(plan, wall_ms()), left=left)

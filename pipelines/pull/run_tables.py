@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from connector.budget import locks
+from connector.clock import wall_ms
 from connector.errors import AlreadyRunning, OtherAccount, OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger, masked
 from connector.runs import Freshness, FreshnessLog, RunRecord
@@ -218,7 +218,7 @@ class RunRecorder:
         assert own is not None
         ended = RunRecord(
             run_id, "pull", self._label, summary["status"], own.started_ms,
-            time.time_ns() // 1_000_000, dict(summary), summary.get("error", {}).get("message"),
+            wall_ms(), dict(summary), summary.get("error", {}).get("message"),
         )  # fmt: skip
         batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
         is_news = account is not None and self._is_news(account)

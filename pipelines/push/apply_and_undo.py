@@ -7,13 +7,13 @@ Killed, both resume when they are run again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from connector.clock import wall_ms
 from connector.errors import ConnectorError, UsageError
 from connector.runs import SENDING, RunRecord
 from connector.settings import Settings
@@ -192,7 +192,7 @@ def _run_to_undo(settings: Settings, run_id: str) -> RunRecord:
             f"there is nothing to undo. `hiringcenter runs` lists pushes too."
         )
     days = min(settings.writes.undo_days, settings.writes.retention_days)
-    if time.time_ns() // 1_000_000 - record.started_ms > days * _DAY_MS:
+    if wall_ms() - record.started_ms > days * _DAY_MS:
         raise UsageError(
             f"Run {record.run_id} began at {utc(record.started_ms)}, and what people were before a "
             f"run is kept for {plural(days, 'day')} (writes.undo_days), so it can't be undone any "
