@@ -185,12 +185,9 @@ class Destination:
             if self._snapshot
             else destination_kinds.server_destination(self._settings)
         )
-        self._abilities = destination_kinds.abilities_of(self._settings, destination)
+        self._form = destination_kinds.form_of(self._settings, destination)
         return load_packages.LoadPipeline(
-            destination,
-            dataset=self._settings.dataset,
-            folder=folder,
-            form=self._abilities.form,
+            destination, dataset=self._settings.dataset, folder=folder, form=self._form
         )
 
     def _attempt(self, work: Callable[[], T]) -> T:
@@ -206,7 +203,7 @@ class Destination:
     @property
     def _has_update(self) -> bool:
         """Whether rows can be changed with SQL."""
-        return self._snapshot is not None or self._abilities.has_update
+        return self._snapshot is not None or self._form.has_update
 
     # --- loading --------------------------------------------------------------------------------
 
@@ -460,7 +457,7 @@ class Destination:
             from pipelines.destination.destination_kinds import try_merging
 
             destination = self.loader.opened.pipeline.destination
-            self._attempt(partial(try_merging, self._settings, destination, self._abilities))
+            self._attempt(partial(try_merging, self._settings, destination, self._form))
             return f"{self._settings.destination}, schema {self._settings.dataset}"
         name = self.name(_TRIAL)
         with translated():

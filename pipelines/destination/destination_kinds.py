@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -94,23 +93,12 @@ def refuse_unusable(settings: Settings) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Abilities:
-    """has_update: whether rows can be changed with SQL; else whole rows are loaded again."""
-
-    form: LoadForm
-    has_update: bool
-
-
-def abilities_of(settings: Settings, destination: Any) -> Abilities:
-    """What the settings' destination can do; `destination` is dlt's."""
+def form_of(settings: Settings, destination: Any) -> LoadForm:
+    """How the settings' destination takes rows; `destination` is dlt's."""
     kind = destination_type(settings)
-    return Abilities(_form_of(kind, settings, destination), kind not in _WITHOUT_UPDATE)
-
-
-def _form_of(kind: str, settings: Settings, destination: Any) -> LoadForm:
+    has_update = kind not in _WITHOUT_UPDATE
     if kind in ("filesystem", "athena"):
-        return LoadForm("parquet", table_format=settings.table_format)
+        return LoadForm("parquet", table_format=settings.table_format, has_update=has_update)
     if kind == "duckdb":
         return LoadForm("parquet")
     if kind == "postgres":  # CSV would turn '' into null
@@ -118,13 +106,13 @@ def _form_of(kind: str, settings: Settings, destination: Any) -> LoadForm:
     with own_configuration():
         capabilities = destination.capabilities()
     preferred = capabilities.preferred_loader_file_format
-    return LoadForm(preferred, is_plain=preferred != "parquet")
+    return LoadForm(preferred, is_plain=preferred != "parquet", has_update=has_update)
 
 
 # --- the scratch table ----------------------------------------------------------------------------
 
 
-def try_merging(settings: Settings, destination: Any, abilities: Abilities) -> None:
+def try_merging(settings: Settings, destination: Any, form: LoadForm) -> None:
     """Load, merge and delete rows of a scratch table where rows would land, and drop it.
 
     Raises:
@@ -143,25 +131,24 @@ def try_merging(settings: Settings, destination: Any, abilities: Abilities) -> N
             pipelines_dir=folder,
         )
         try:
-            _expect(pipeline, abilities, {"a": "1", "b": "2"}, {"a": "1", "b": "2"})
-            _expect(pipeline, abilities, {"a": "3", "c": None}, {"a": "3", "b": "2", "c": None})
-            if abilities.has_update:
+            _expect(pipeline, form, {"a": "1", "b": "2"}, {"a": "1", "b": "2"})
+            _expect(pipeline, form, {"a": "3", "c": None}, {"a": "3", "b": "2", "c": None})
+            if form.has_update:
                 with pipeline.sql_client() as client:
                     name = client.make_qualified_table_name(_SCRATCH_TABLE)
                     client.execute_sql(f"DELETE FROM {name} WHERE id = %s", "b")  # noqa: S608
                 _compare(pipeline, {"a": "3", "c": None})
         finally:
-            _drop_scratch(pipeline, abilities)
+            _drop_scratch(pipeline, form)
 
 
 def _expect(
     pipeline: dlt.Pipeline,
-    abilities: Abilities,
+    form: LoadForm,
     rows: Mapping[str, str | None],
     expected: Mapping[str, str | None],
 ) -> None:
     """Load `rows`, which then are `expected` together with those before."""
-    form = abilities.form
     batch = Batch(_SCRATCH_TABLE, [{"id": id_, "note": note} for id_, note in rows.items()],
                   _SCRATCH_COLUMNS)  # fmt: skip
     items: Any = batch.as_dicts() if form.is_plain else batch.as_table()
@@ -191,13 +178,13 @@ def _compare(pipeline: dlt.Pipeline, expected: Mapping[str, str | None]) -> None
         )
 
 
-def _drop_scratch(pipeline: dlt.Pipeline, abilities: Abilities) -> None:
+def _drop_scratch(pipeline: dlt.Pipeline, form: LoadForm) -> None:
     with suppress(Exception), pipeline.destination_client() as client:
         with suppress(Exception):  # what is left of it is scratch
             client.drop_tables(_SCRATCH_TABLE, delete_schema=True)  # type: ignore[attr-defined]
         with suppress(Exception), client.with_staging_dataset():  # type: ignore[attr-defined]
             client.drop_tables(_SCRATCH_TABLE, delete_schema=True)  # type: ignore[attr-defined]
-    if not abilities.has_update:
+    if not form.has_update:
         return
     with suppress(Exception), pipeline.sql_client() as server:
         for table, column in (

@@ -90,11 +90,13 @@ class Batch:
 class LoadForm:
     """How a destination takes rows. file_format: of load files; None for the destination's own.
     is_plain: as dictionaries, whose JSON dlt writes itself: a destination with a JSON type of its
-    own would take JSON that is text already for a text. table_format: of tables in a bucket."""
+    own would take JSON that is text already for a text. table_format: of tables in a bucket.
+    has_update: whether rows can be changed with SQL; else whole rows are loaded again."""
 
     file_format: str | None
     is_plain: bool = False
     table_format: str | None = None
+    has_update: bool = True
 
 
 class Loader:

@@ -478,14 +478,14 @@ class _Forgetting:
                     tables = self._tables_of(warehouse, report.removed)
                 yield tables
             return
-        from pipelines.destination.destination_kinds import abilities_of, server_pipeline
+        from pipelines.destination.destination_kinds import form_of, server_pipeline
 
         is_postgres, label = destination_type(settings) == "postgres", destination_label(settings)
         with ExitStack() as stack:
             if is_postgres:
                 stack.enter_context(bounded_waits(AnswerTimeouts()))
             pipeline = stack.enter_context(server_pipeline(settings))
-            if abilities_of(settings, pipeline.destination).has_update:
+            if form_of(settings, pipeline.destination).has_update:
                 server = ServerWarehouse(lambda: pipeline)
                 yield self._tables_of(server, report.removed, is_plain_sql=not is_postgres)
             else:

@@ -14,9 +14,8 @@ from connector.errors import ConfigurationError
 from connector.settings import Settings
 from pipelines.destination.destination_kinds import (
     REFUSED,
-    Abilities,
     Level,
-    abilities_of,
+    form_of,
     level_of,
     server_destination,
     try_merging,
@@ -52,8 +51,8 @@ def test_the_kind_follows_from_the_type_whatever_the_name(
     settings = Settings(destination=destination)
     assert destination_kind(settings) == kind
     if kind == "postgres":
-        abilities = abilities_of(settings, server_destination(settings))
-        assert abilities == Abilities(LoadForm("insert_values"), has_update=True)
+        form = form_of(settings, server_destination(settings))
+        assert form == LoadForm("insert_values", has_update=True)
 
 
 def test_plain_files_are_refused_and_delta_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -72,20 +71,20 @@ def test_plain_files_are_refused_and_delta_is_named(monkeypatch: pytest.MonkeyPa
 def test_a_destination_that_only_appends_is_found_out(tmp_path: Path):
     """By two loads into a scratch table, before any row of a pull."""
     destination = dlt.destinations.filesystem(bucket_url=str(tmp_path / "files"))
-    abilities = Abilities(LoadForm("jsonl", is_plain=True), has_update=False)
+    form = LoadForm("jsonl", is_plain=True, has_update=False)
     with own_configuration(), pytest.raises(ConfigurationError, match="doesn't merge rows"):
-        try_merging(Settings(), destination, abilities)
+        try_merging(Settings(), destination, form)
 
 
 def test_the_scratch_table_is_tried_again_and_again_and_leaves_nothing(tmp_path: Path):
     """Neither there nor where dlt stages rows, nor in what dlt notes."""
     file = f"{tmp_path / 'w.db'}"
     destination = dlt.destinations.sqlalchemy(f"sqlite:///{file}")
-    abilities = Abilities(LoadForm("typed-jsonl", is_plain=True), has_update=True)
+    form = LoadForm("typed-jsonl", is_plain=True, has_update=True)
     with warnings.catch_warnings(), own_configuration():
         warnings.filterwarnings("ignore", message="implicitly coercing SELECT object")
         for _ in range(2):
-            try_merging(Settings(), destination, abilities)
+            try_merging(Settings(), destination, form)
     for dataset in ("hiringcenter", "hiringcenter_staging"):
         path = file.replace("w.db", f"w__{dataset}.db")
         with closing(sqlite3.connect(path)) as connection:
