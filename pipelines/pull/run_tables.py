@@ -202,30 +202,25 @@ class RunRecorder:
 
     def land_and_publish(self) -> bool:
         """Load the runs and the freshness that wait, then publish; True if a new copy was made."""
-        waiting = self._session.runs.unlanded(self._label)
-        batches = [runs_batch(waiting), freshness_batch(self._freshness.of(self._label))]
-        self._destination.record(batches)
-        self._session.runs.mark_landed(record.run_id for record in waiting)
+        self._land()
         return self.publish()
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
-        """Load `_hc_runs` (this run and those that couldn't land before), `_hc_freshness` and the
-        account. summary: this run's so far.
-        """
-        runs, run_id = self._session.runs, self._session.run_id
-        waiting = runs.unlanded(self._label)
-        own = next(iter(runs.find(run_id)), None)
+        """Load the same, this run and the account. summary: this run's so far."""
+        run_id = self._session.run_id
+        own = next(iter(self._session.runs.find(run_id)), None)
         assert own is not None
         ended = RunRecord(
             run_id, "pull", self._label, summary["status"], own.started_ms,
             wall_ms(), dict(summary), summary.get("error", {}).get("message"),
         )  # fmt: skip
-        batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
-        is_news = account is not None and self._is_news(account)
-        if account is not None and is_news:
-            batches.append(account)
-        self._destination.record(batches, worth_publishing=is_news)
-        runs.mark_landed([*(record.run_id for record in waiting), run_id])
+        self._land([ended], [account] if account is not None and self._is_news(account) else [])
+
+    def _land(self, ended: Sequence[RunRecord] = (), news: Sequence[Batch] = ()) -> None:
+        runs = [*self._session.runs.unlanded(self._label), *ended]
+        batches = [runs_batch(runs), freshness_batch(self._freshness.of(self._label)), *news]
+        self._destination.record(batches, worth_publishing=bool(news))
+        self._session.runs.mark_landed(record.run_id for record in runs)
 
     def _is_news(self, account: Batch) -> bool:
         (row,) = account.rows
