@@ -22,10 +22,11 @@ from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch, digest_of_stored, other_name, state_without
 from pipelines.destination.working_file import (
-    TableName,
+    all_tables,
     columns_query,
     transaction,
     work_schema,
+    work_tables,
 )
 
 if TYPE_CHECKING:
@@ -132,14 +133,10 @@ class DuckWarehouse:
 
     def _types(self) -> dict[str, dict[str, str]]:
         """DuckDB's types by table and column, in order."""
-        tables = self.query(
-            "SELECT table_name FROM duckdb_tables() "
-            "WHERE schema_name = %s AND database_name = current_database()",
-            [self._dataset],
-        )
+        own = [name for name in all_tables(self._connection) if name.dataset == self._dataset]
         found: dict[str, dict[str, str]] = {}
-        if names := [TableName(self._dataset, table) for (table,) in tables]:
-            for _, table, column, duckdb_type in self.query(columns_query(names)):
+        if own:
+            for _, table, column, duckdb_type in self.query(columns_query(own)):
                 found.setdefault(table, {})[column] = duckdb_type
         return found
 
@@ -197,7 +194,7 @@ class DuckWarehouse:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working
         file: how many they are tells the next pull that none was lost. The same in states that wait
         there."""
-        for table in self._work_tables():
+        for table in work_tables(self._connection):
             if table.table.startswith("seen_"):
                 for id_ in ids:
                     change = f"UPDATE {table} SET id = %s WHERE id = %s"  # noqa: S608 - ours
@@ -208,17 +205,10 @@ class DuckWarehouse:
                         change = f"UPDATE {table} SET mark = %s WHERE rowid = %s"  # noqa: S608
                         self.query(change, [plain, row])
 
-    def _work_tables(self) -> list[TableName]:
-        found = self.query(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = "
-            "current_database() AND starts_with(schema_name, '_hc_work_')"
-        )
-        return [TableName(*each) for each in found]
-
     def state_renamed(self, before: str, after: str) -> None:
         """dlt's state has other names now: states that are saved without dlt stay valid with it."""
         named = [digest_of_stored(after), digest_of_stored(before)]
-        for table in self._work_tables():
+        for table in work_tables(self._connection):
             if table.table == "local_marks":
                 self.query(f"UPDATE {table} SET base = %s WHERE base = %s", named)  # noqa: S608
 

@@ -29,6 +29,7 @@ _log = get_logger("destination")
 T = TypeVar("T")
 RUNS_TABLE = "_hc_runs"  # every dataset of ours has this table
 _STAGING = "_staging"  # dlt's datasets with this suffix have tables of the same names
+_WORK = "_hc_work_"
 _INITIAL_MB = 120
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": f"{_INITIAL_MB}MB",
@@ -115,9 +116,14 @@ def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
 
 def work_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
     """The quoted schema for internal data about `dataset`; created if it is missing."""
-    schema = quoted_name(f"_hc_work_{dataset}")
+    schema = quoted_name(f"{_WORK}{dataset}")
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     return schema
+
+
+def work_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
+    """The tables in these schemas, of all datasets."""
+    return [name for name in all_tables(connection) if name.dataset.startswith(_WORK)]
 
 
 # --- what is known without opening the file -----------------------------------------------------
