@@ -327,16 +327,15 @@ class Page:
 
     items: as sent, in order, malformed ones (null, text) included. next_params: parameters that
     give the next page; None: this is the last. total_count: rows in the whole list, if the server
-    counts them. revision: which envelope. is_sure: False if there is no list, only a reason to
-    assume an empty one. size_bytes: of the decoded body; 0 if not counted. cut: why a next page
-    that the server announces can't be requested; else None. asked_s, asked_ms: monotonic
-    seconds, and UTC epoch ms, before the request; 0 if they weren't measured.
+    counts them. is_sure: False if there is no list, only a reason to assume an empty one.
+    size_bytes: of the decoded body; 0 if not counted. cut: why a next page that the server
+    announces can't be requested; else None. asked_s, asked_ms: monotonic seconds, and UTC epoch ms,
+    before the request; 0 if they weren't measured.
     """
 
     items: list[Any]
     next_params: dict[str, str] | None
     total_count: int | None
-    revision: str
     is_sure: bool = True
     size_bytes: int = 0
     cut: str | None = None
@@ -374,9 +373,9 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
         UnknownShape: it contains no list, several candidates, or an error.
     """
     if isinstance(body, NoContent):
-        return Page(items=[], next_params=None, total_count=None, revision="empty")
+        return Page(items=[], next_params=None, total_count=None)
     if isinstance(body, list):
-        return Page(items=body, next_params=None, total_count=None, revision="bare")
+        return Page(items=body, next_params=None, total_count=None)
     _check_success(body)
     pagination = body.get("pagination")
     if pagination is not None and not isinstance(pagination, dict):
@@ -393,7 +392,6 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
         items=items,
         next_params=next_params,
         total_count=total_count,
-        revision=_revision(resource, body, key),
         is_sure=total_count == 0 or not (is_absent or body.get(key) is None),
         cut=cut,
     )
@@ -533,16 +531,6 @@ def _count(*values: Any) -> int | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return int(value)
     return None
-
-
-def _revision(resource: str, body: dict[str, Any], key: str) -> str:
-    if "pagination" in body:
-        return "pagination"
-    if key == "items":
-        return "next_token"
-    if "success" in body:
-        return "legacy"
-    return "bare" if key == resource else "unknown"
 
 
 def _kind(value: Any) -> str:

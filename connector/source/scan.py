@@ -300,9 +300,8 @@ class Scan:
         if not in_order:
             self._note_standing()
         return ScannedPage(
-            self.plan.resource, records, malformed, self._checkpoint(), page.size_bytes,
-            page.asked_s, page.asked_ms,
-        )  # fmt: skip
+            records, malformed, self._checkpoint(), page.size_bytes, page.asked_s, page.asked_ms
+        )
 
     def _note_standing(self) -> None:
         count = None if self._seen.is_placeholder else self._seen.total_count
@@ -344,7 +343,7 @@ class Scan:
         for record_id in sorted(self._expected):
             record = look_ups.look(record_id)
             if record is not None:
-                yield self._scanned(Page([record], None, None, "one"))
+                yield self._scanned(Page([record], None, None))
         self.warnings.update(look_ups.warnings)
 
     def _outcome(self) -> ScanOutcome:

@@ -186,7 +186,6 @@ class ScannedPage:
     asked_ms: UTC epoch ms at that moment; 0: unknown.
     """
 
-    resource: str
     records: list[dict[str, Any]]
     malformed: list[Any]
     checkpoint: Checkpoint

@@ -73,7 +73,7 @@ class CenterApi:
 
     def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page:
         name, value = next(iter(params.items()))
-        found = Page(self.center.by(name, value), None, None, "")
+        found = Page(self.center.by(name, value), None, None)
         self.clock.advance(0.01)
         return found
 

@@ -103,7 +103,6 @@ class FakeApi:
                 [self._shown(row) for row in table.values() if str(row.get(name)) == value],
                 None,
                 None,
-                "",
             )
 
     def scan(self, size: int, *, is_whole: bool = True) -> Iterator[PageOfPeople]:

@@ -202,7 +202,7 @@ class World:
         checkpoint = type(run.checkpoint)(
             run.plan, run.checkpoint.started_ms, {"place": self._place, "seen": {"pages": 1}}
         )
-        self.queue.append(ScannedPage("prospects", records, [], checkpoint, 1, asked_s))
+        self.queue.append(ScannedPage(records, [], checkpoint, 1, asked_s))
         self.clock.advance(1)
         return bool(listed)
 

@@ -653,9 +653,7 @@ def test_a_page_requested_before_a_look_up_doesnt_bring_back_an_older_row(events
 
         def page(title: str, asked_s: float) -> dict[str, list[ScannedPage]]:
             records = [{**record, "title": title}]
-            return {
-                "prospects": [ScannedPage("prospects", records, [], run.checkpoint, 1, asked_s)]
-            }
+            return {"prospects": [ScannedPage(records, [], run.checkpoint, 1, asked_s)]}
 
         landing.land_looked_up("prospects", [{**record, "title": "new"}], ["gone"], at_s=100.0)
         for title, asked_s, expected in (("old", 99.0, "new"), ("newer", 101.0, "newer")):

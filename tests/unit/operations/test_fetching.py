@@ -27,7 +27,7 @@ class _Scan:
     def __iter__(self) -> Iterator[ScannedPage]:
         for number in range(self.pages):
             self.fetched += 1
-            yield ScannedPage("notes", [{"id": str(number)}], [], _START, self.size_bytes)
+            yield ScannedPage([{"id": str(number)}], [], _START, self.size_bytes)
             self.after_page()
 
 

@@ -58,7 +58,6 @@ class ListServer:
             items=items,
             next_params={"pageToken": str(start + limit)} if more else None,
             total_count=len(rows) if self._counted else None,
-            revision="pagination",
         )
 
     def record(

@@ -141,7 +141,7 @@ def test_an_empty_page_with_a_next_one_is_not_the_end():
 
     def hole(page: Page, params: Any) -> Page:
         gap = params.get("pageToken") == "10"
-        return Page([], page.next_params, None, "x") if gap else page
+        return Page([], page.next_params, None) if gap else page
 
     made = scan(ListServer(records(40), answer=hole))
     assert len(read(made)) == 30
@@ -153,7 +153,7 @@ def test_a_page_that_names_itself_ends_the_scan_and_keeps_what_was_read():
     """Not in an endless loop, and not as a complete list."""
 
     def loop(page: Page, params: Any) -> Page:
-        return Page(page.items, {"pageToken": "10"}, None, "x")
+        return Page(page.items, {"pageToken": "10"}, None)
 
     made = scan(ListServer(records(40), answer=loop))
     assert len(read(made)) == 20
@@ -167,7 +167,7 @@ def test_one_token_for_all_pages_is_followed_while_pages_bring_rows():
     def scroll(page: Page, params: Any) -> Page:
         number = next(numbers)
         rows = server.rows[number * 10 :][:10]
-        return Page(rows, {"pageToken": "0"} if number < 3 else None, None, "x")
+        return Page(rows, {"pageToken": "0"} if number < 3 else None, None)
 
     server = ListServer(records(35), answer=scroll)
     made = scan(server)
@@ -179,9 +179,7 @@ def test_one_token_for_all_pages_is_followed_while_pages_bring_rows():
 def test_empty_pages_without_an_end_are_stopped():
     """Each with a new token."""
     numbers = iter(range(10**6))
-    server = ListServer(
-        [], answer=lambda *_: Page([], {"pageToken": f"t{next(numbers)}"}, None, "x")
-    )
+    server = ListServer([], answer=lambda *_: Page([], {"pageToken": f"t{next(numbers)}"}, None))
     made = scan(server)
     read(made)
     assert doubt_of(made).kind is DoubtKind.ENDLESS
@@ -200,7 +198,7 @@ def test_a_list_that_begins_again_under_new_tokens_is_stopped(capped_at: int | N
         number = next(numbers)
         start = number * 10 % (len(server.rows) + shift)
         again = (server.rows * 2)[start:][:10]
-        return Page(again, {"pageToken": f"t{number}"}, capped_at, "x")
+        return Page(again, {"pageToken": f"t{number}"}, capped_at)
 
     server = ListServer(records(200), answer=wrap)
     made = scan(server)
@@ -248,7 +246,7 @@ def by_time(rows: list[dict[str, Any]], resource: str) -> ListServer:
         left = [row for row in rows if (row[field] > after if rising else row[field] < after)]
         items = left[: int(params["limit"])]
         last = items[-1][field] if len(left) > len(items) else None
-        return Page(items, {"startAfter": str(last)} if last else None, None, "legacy")
+        return Page(items, {"startAfter": str(last)} if last else None, None)
 
     return ListServer(rows, answer=answer)
 
@@ -267,7 +265,7 @@ def test_rows_that_share_a_millisecond_are_never_lost_at_a_page_boundary(
 
 def test_a_page_token_that_isnt_a_time_is_left_as_it_is():
     """Whatever a future revision puts there."""
-    page = Page([{"id": "1"}], {"startAfter": "abc"}, None, "legacy")
+    page = Page([{"id": "1"}], {"startAfter": "abc"}, None)
     assert overlapping("notes", page) == {"startAfter": "abc"}
 
 
@@ -630,7 +628,7 @@ def test_tokens_that_stop_early_are_noticed_by_the_count():
 
     def shallow(page: Page, params: Any) -> Page:
         deep = int(params.get("pageToken", 0)) >= 30
-        return Page(page.items, None if deep else page.next_params, page.total_count, "x")
+        return Page(page.items, None if deep else page.next_params, page.total_count)
 
     sliced = ListServer(prospects(160), counted=True, matches=by_filter, clamps=10, answer=shallow)
     assert len(set(read(scan(sliced, "prospects")))) == 160
@@ -821,7 +819,7 @@ def naming_its_last(rows: list[dict[str, Any]], **options: Any) -> ListServer:
             if row["createdAt"] < after or (inclusive and row["createdAt"] == after)
         ]  # fmt: skip
         items = left[: min(int(params["limit"]), options.get("clamps", 10**6))]
-        return Page(items, {"startAfter": str(items[-1]["createdAt"])} if items else None, None, "")
+        return Page(items, {"startAfter": str(items[-1]["createdAt"])} if items else None, None)
 
     return ListServer(rows, answer=answer)
 
@@ -967,7 +965,7 @@ def test_items_without_an_id_that_come_again_arent_new():
     rows = [*records(4), None, {"id": 7.5}, *records(4, first=4)]
 
     def answer(page: Page, params: Any) -> Page:
-        return Page(rows, None, None, "bare")
+        return Page(rows, None, None)
 
     server = ListServer(
         rows, answer=answer, before=lambda number: number < 40 or pytest.fail("endless")
@@ -1027,7 +1025,7 @@ def test_what_a_full_page_hides_is_read_by_time_where_the_server_knows_it(resour
     def answer(page: Page, params: Any) -> Page:
         after = int(params.get("startAfter", 10**15))
         left = [row for row in rows if row["createdAt"] < after]
-        return Page(left[: min(int(params["limit"]), 200)], None, None, "bare")
+        return Page(left[: min(int(params["limit"]), 200)], None, None)
 
     made = scan(ListServer(rows, answer=answer), resource, page_size=200)
     assert set(read(made)) == {row["id"] for row in rows}
@@ -1249,13 +1247,13 @@ def test_no_paged_list_loses_a_row_or_is_called_complete_without_its_rows(
         if style == "token":
             start = int(params.get("pageToken", "0"))
             more = {"pageToken": str(start + limit)} if start + limit < count else None
-            return Page(rows[start : start + limit], more, total, "x")
+            return Page(rows[start : start + limit], more, total)
         after = int(params.get("startAfter", 10**15)) - (style != "inclusive")
         left = [row for row in rows if row["createdAt"] <= after]
         items = left[:limit]
         is_named = bool(items) and (style != "named where there is more" or len(left) > limit)
         place = {"startAfter": str(items[-1]["createdAt"])} if is_named else None
-        return Page(items, place, total, "x")
+        return Page(items, place, total)
 
     server = ListServer(rows, answer=answer)
     made = scan(server)

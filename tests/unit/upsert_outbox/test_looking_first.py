@@ -54,7 +54,7 @@ class _Answer:
         self._items = items
 
     def page(self, resource: str, params: object, *, lane: object) -> Page:
-        return Page([dict(item) for item in self._items], None, None, "")
+        return Page([dict(item) for item in self._items], None, None)
 
 
 @pytest.mark.parametrize(

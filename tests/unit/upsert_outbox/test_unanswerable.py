@@ -168,8 +168,8 @@ def test_a_list_that_isnt_filtered_doesnt_show_that_a_contact_is_one_persons(
             items = [dict(each) for each in self.prospects.values()]
             if more == "token":
                 token = {"pageToken": "2"} if len(items) > self.shown else None
-                return Page(items[: self.shown], token, None, "")
-            return Page(items[: self.shown], None, len(items), "")
+                return Page(items[: self.shown], token, None)
+            return Page(items[: self.shown], None, len(items))
 
     api = Unfiltered(FakeClock())
     rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
