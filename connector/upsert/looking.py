@@ -210,7 +210,6 @@ class Looking:
 
     def _check_contacts(self, body: Body, id_: str, lists: _ContactLists) -> None:
         """The contact that goes out finds this person alone, and new ones are no one else's."""
-        assert body.contact is not None
         if (found := lists.ids(*body.contact)) != [id_]:
             raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_), found)
         for name, value in body.new_contacts:
@@ -237,7 +236,7 @@ class Looking:
             if not is_enough:
                 return None
         body = self._body(merged, person, person.alone)
-        if body.new_contacts or body.contact is None or body.contact[0] not in person.alone:
+        if body.new_contacts or body.contact[0] not in person.alone:
             return None
         return replace(found, verdict=Verdict.PRESENT, body=orjson.dumps(body.payload))
 

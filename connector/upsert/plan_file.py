@@ -62,8 +62,7 @@ class PlanHeader:
     scope: stands for the account, on this ledger. account: its name in the settings, if it has one.
 
     title: what people call the input. planned_ms: when planning began, by the ledger's clock;
-    created_at: the same for people, UTC. copy_ms: when the last complete scan behind the copy
-    began; None: nothing was pulled. options: of the push, without those of a single run.
+    created_at: the same for people, UTC. options: of the push, without those of a single run.
     """
 
     plan_id: str
@@ -75,8 +74,6 @@ class PlanHeader:
     source: str
     planned_ms: int
     created_at: str
-    copy_ms: int | None
-    connector: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -32,7 +32,6 @@ from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.exported_rows import as_exported
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.merge import Person, body_of_creation, lacks_names
-from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Verdict, Write, WriteState, time_ms
 from connector.upsert.outbox.person_plan import PushOptions
 from connector.upsert.outbox.planner import EXISTS, decide, reject_of
@@ -439,7 +438,7 @@ class Sender:
             return write
         says = orjson.loads(write.body)
         only_creates = says.get("update") is True and write.row_alias is None
-        payload = dict(body_of_creation([MergedRow(says)], self._options.rules).payload)
+        payload = body_of_creation(says, self._options.rules)
         if not only_creates:
             payload["update"] = says.get("update", False)
         return write._replace(creates=only_creates, body=orjson.dumps(payload))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from connector import __version__
 from connector.budget import Lane
 from connector.budget.locks import HeldLock
 from connector.errors import (
@@ -516,7 +515,7 @@ class _PushRun(OutboxRun):
         results = self._results_file
         with open_pulled(self._session.settings) as pulled:
             self._note_copy_age(pulled.complete_ms)
-            with self._planned_view(pulled) as view:
+            with self._planned_view() as view:
                 all_rows = results.copying(rows) if results else rows
                 is_watched = bool(results or view)
                 plan = self._plan_rows(all_rows, checks, pulled, is_watched=is_watched)
@@ -535,7 +534,7 @@ class _PushRun(OutboxRun):
         _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
 
     @contextmanager
-    def _planned_view(self, pulled: Pulled) -> Iterator[PlanView | None]:
+    def _planned_view(self) -> Iterator[PlanView | None]:
         """What a dry run shows and writes; its files are complete, or aren't there."""
         if not self._is_dry:
             yield None
@@ -550,8 +549,6 @@ class _PushRun(OutboxRun):
             title=self._request.title,
             planned_ms=self._began_ms,
             created_at=utc(self._session.now_ms()),
-            copy_ms=pulled.complete_ms,
-            connector=__version__,
         )
         with ExitStack() as stack:
             view = self._files.open_view(stack, header, self._outbox.hasher)

@@ -233,7 +233,7 @@ class ModelPush:
             return None
         waits = any(write.person == id_ for write in self.ledger.open)
         own = self.ledger.own.get(id_)
-        if not still_holds(copied.read_ms, copied.updated_ms, own, is_open=waits):
+        if waits or not still_holds(copied.read_ms, copied.updated_ms, own):
             return None
         fresh = self.center.now_ms - copied.read_ms < self.fresh_ms
         return Person(id_, copied.fields, fresh)
@@ -368,7 +368,10 @@ class ModelPush:
 
     def _create(self, group: list[FileRow]) -> None:
         rows = [self._row(row) for row in group]
-        body = body_of_creation(rows, self.rules)
+        said: dict[str, Any] = {}
+        for row in rows:
+            said |= {name: value for name, value in row.says.items() if value is not None}
+        body = Body(body_of_creation(said, self.rules), ("", ""))
         merged = merge(rows, None, self.rules, printed)
         self._send(group, body, merged, None)
 

@@ -405,11 +405,11 @@ SEVERAL_HAVE = (
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is posted for a person. contact: the contact that the API is to find them by; empty for
-    a new person. new_contacts: contacts that they don't have yet: no one else may have them."""
+    """What is posted to change a person. contact: the one that the API is to find them by.
+    new_contacts: contacts that they don't have yet: no one else may have them."""
 
     payload: Mapping[str, Any]
-    contact: tuple[str, str] | None = None
+    contact: tuple[str, str]
     new_contacts: tuple[tuple[str, str], ...] = ()
 
 
@@ -493,12 +493,10 @@ def _with_labels(
         yield "labels", [label for label in together if label not in removed]
 
 
-def body_of_creation(rows: Sequence[Row], rules: MergeRules) -> Body:
-    """What is posted for a person whom HiringCenter doesn't have: all that the rows say, the last
-    one's word; a match is left as it is."""
-    values: dict[str, Any] = {}
-    for row in rows:
-        values |= {name: value for name, value in row.says.items() if value is not None}
+def body_of_creation(says: Mapping[str, Any], rules: MergeRules) -> dict[str, Any]:
+    """What is posted for a person whom HiringCenter doesn't have: all that a row says; a match is
+    left as it is."""
+    values = {name: value for name, value in says.items() if value is not None}
     values.pop(LABELS_REMOVE, None)
     if (added := values.pop(LABELS_ADD, None)) and "labels" not in values:
         values["labels"] = added
@@ -508,7 +506,7 @@ def body_of_creation(rows: Sequence[Row], rules: MergeRules) -> Body:
         for name, value in values.items()
         if name in needed or rules.policy_of(name) != "never"
     }
-    return Body({**kept, "update": False})
+    return {**kept, "update": False}
 
 
 def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
@@ -579,16 +577,13 @@ class OwnWrite:
     before_ms: int | None = None
 
 
-def still_holds(
-    read_ms: int | None, updated_at_ms: int | None, own: OwnWrite | None, *, is_open: bool
-) -> bool:
-    """Whether what was read of a person is newer than our own last write to them.
+def still_holds(read_ms: int | None, updated_at_ms: int | None, own: OwnWrite | None) -> bool:
+    """Whether what was read of a person is newer than our own last write to them, which has its
+    answer.
 
-    read_ms: when the request was begun. is_open: a write to them has no answer yet. `updatedAt`
-    stands for the moment of reading only where our write has moved it forward.
+    read_ms: when the request was begun. `updatedAt` stands for the moment of reading only where our
+    write has moved it forward.
     """
-    if is_open:
-        return False
     if own is None:
         return True
     if read_ms is not None and read_ms > own.answered_ms:

@@ -434,7 +434,7 @@ class PersonPlanner:
             if answered_ms is not None:
                 written = OwnWrite(answered_ms, receipt.updated_at_ms, receipt.before_ms)
         read_ms = self._pulled.complete_ms  # no row knows when it was read itself, so far
-        if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
+        if not still_holds(read_ms, copied.updated_at_ms, written):
             return None
         return self.is_copy_fresh
 

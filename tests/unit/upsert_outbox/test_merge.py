@@ -420,13 +420,10 @@ def test_a_person_without_contact_cannot_be_changed():
 
 
 def test_an_unknown_person_is_created_whole_and_never_matched():
-    """All rows together, the last one's word; `update` is false; nulls clear nothing."""
-    rows = [Row({"firstName": "Ada", "lastName": "King", "email": "a@x.org", "title": "Agent"})]
-    rows.append(Row({"email": "a@x.org", "title": "Broker", "company": None, "update": True}))
-    assert body_of_creation(rows, MergeRules()).payload == {
-        "firstName": "Ada", "lastName": "King", "email": "a@x.org", "title": "Broker",
-        "update": False,
-    }  # fmt: skip
+    """`update` is false; nulls clear nothing."""
+    ada = {"firstName": "Ada", "lastName": "King", "email": "a@x.org", "title": "Agent"}
+    says = {**ada, "company": None, "update": True}
+    assert body_of_creation(says, MergeRules()) == {**ada, "update": False}
 
 
 def test_merging_leaves_a_deleted_person_alone_while_the_row_is_unchanged():
@@ -468,26 +465,25 @@ def test_only_what_was_sent_is_noted_as_shown():
 
 
 @pytest.mark.parametrize(
-    ("read_ms", "updated_ms", "own", "is_open", "holds"),
+    ("read_ms", "updated_ms", "own", "holds"),
     [
-        (10, 5, None, False, True),
-        (10, 5, None, True, False),
-        (10, 5, OwnWrite(9), False, True),
-        (9, 5, OwnWrite(9), False, False),
-        (8, 7, OwnWrite(9, updated_at_ms=7, before_ms=5), False, True),
-        (8, 6, OwnWrite(9, updated_at_ms=7, before_ms=5), False, False),
-        (8, 7, OwnWrite(9, updated_at_ms=7, before_ms=7), False, False),
-        (8, 7, OwnWrite(9, updated_at_ms=7), False, False),
-        (None, None, OwnWrite(9, updated_at_ms=7, before_ms=5), False, False),
+        (10, 5, None, True),
+        (10, 5, OwnWrite(9), True),
+        (9, 5, OwnWrite(9), False),
+        (8, 7, OwnWrite(9, updated_at_ms=7, before_ms=5), True),
+        (8, 6, OwnWrite(9, updated_at_ms=7, before_ms=5), False),
+        (8, 7, OwnWrite(9, updated_at_ms=7, before_ms=7), False),
+        (8, 7, OwnWrite(9, updated_at_ms=7), False),
+        (None, None, OwnWrite(9, updated_at_ms=7, before_ms=5), False),
     ],
     ids=[
-        "never written", "a write has no answer", "read after the answer", "read with the answer",
+        "never written", "read after the answer", "read with the answer",
         "updatedAt has reached the answer's", "updatedAt is older", "the write didn't move it",
         "nothing to compare with", "nothing known",
     ],
 )  # fmt: skip
 def test_a_read_holds_if_it_was_begun_after_our_last_write(
-    read_ms: int | None, updated_ms: int | None, own: OwnWrite | None, is_open: bool, holds: bool
+    read_ms: int | None, updated_ms: int | None, own: OwnWrite | None, holds: bool
 ):
     """`updatedAt` stands for that only where our own write has moved it."""
-    assert still_holds(read_ms, updated_ms, own, is_open=is_open) is holds
+    assert still_holds(read_ms, updated_ms, own) is holds

@@ -61,7 +61,7 @@ UNCHANGED = RowPlan(
 def written(path: Path, rows: Sequence[RowPlan] = (UPDATE, SETTLED, UNCHANGED)) -> Path:
     header = PlanHeader.new(
         OPTIONS, HASHER, scope=42, base_url=URL, account="north", title="people.csv",
-        planned_ms=1_000_000, created_at="2026-03-01T12:00:00Z", copy_ms=None, connector="0.2",
+        planned_ms=1_000_000, created_at="2026-03-01T12:00:00Z",
     )  # fmt: skip
     with PlanWriter(path, header, HASHER) as plan:
         for row in rows:
