@@ -373,7 +373,11 @@ class _ListReader:
         state = scan.booked()
         if scan.finds_deletions and not outcome.unfinished:
             started_ms = scan.checkpoint.started_ms
-            state[STAMPED] = {"started_ms": started_ms, "outcome": outcome.to_json()}
+            state[STAMPED] = {
+                "started_ms": started_ms,
+                "outcome": outcome.to_json(),
+                "base_url": self._settings.base_url,
+            }
         return state
 
 

@@ -18,7 +18,7 @@ from connector.budget import Budget
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import wall_ms
-from connector.errors import MissingKey
+from connector.errors import ConfigurationError, MissingKey
 from connector.logs import hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
 from connector.settings.folders import LEDGER, open_state_dir
@@ -178,20 +178,27 @@ def flag_deleted(
     Lists whose last full scan isn't proven complete, or was settled before, are skipped. Rows that
     such a scan didn't find are looked up by id, at most 50 per list: a 404 means deleted, and if
     none of a sample is alive, the others count as deleted too. A row that the API still returns is
-    marked in `_hc_unlisted_at`. Arguments: as in `hiringcenter`.
+    marked in `_hc_unlisted_at`. Arguments: those that `hiringcenter` was given.
 
     Raises:
+        ConfigurationError: the lists were read from another API, which would know none of the rows.
         ApiError, BudgetError: as `hiringcenter`. Other errors are those of the destination.
     """
     given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
              "ledger_url": ledger_url}  # fmt: skip
-    flagged: dict[str, int] = {}
-    with SharedClient(read_options(given), budget).open() as client:
+    settings, flagged = read_options(given), dict[str, int]()
+    with SharedClient(settings, budget).open() as client:
         for name in RESOURCES:
             state = state_of(pipeline, name)
             stamped = state.get(STAMPED)
             if not stamped or not stamped["outcome"]["complete"]:
                 continue
+            read_from = stamped.get("base_url", settings.base_url)
+            if read_from != settings.base_url:
+                raise ConfigurationError(
+                    f"{name} were read from {read_from}, and flag_deleted would ask "
+                    f"{settings.base_url}: give it the arguments of hiringcenter()."
+                )
             facts, left = read_state(name, state)
             full = ScanPlan(name, ScanKind.FULL, "")
             outcome = ScanOutcome.from_json(stamped["outcome"])

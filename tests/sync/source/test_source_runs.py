@@ -16,7 +16,7 @@ import dlt
 import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from connector.errors import Unauthorized
+from connector.errors import ConfigurationError, Unauthorized
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.source import flag_deleted, hiringcenter, unfinished
 from connector.source.dlt_source import _Steps
@@ -421,6 +421,21 @@ def flag(pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path) -> dict[str, 
         pipeline, api_key=sandbox.api_key, base_url=sandbox.url, rate_limits="1000000/1s",
         ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}",
     )  # fmt: skip
+
+
+@DUCKDB
+def test_another_api_is_not_asked_which_rows_are_deleted(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """It would know none of them, and answer 404 to all."""
+    run("notes", full=True)
+    gone = sandbox.store.all("notes")[3]
+    sandbox.store.delete("notes", gone["id"])
+    run("notes", full=True)
+    with Sandbox() as other, pytest.raises(ConfigurationError, match=sandbox.url):
+        flag_deleted(pipeline, api_key=other.api_key, base_url=other.url)
+    assert other.requests == []
+    assert gone["id"] in live(pipeline, "notes")
 
 
 @DUCKDB
