@@ -1,7 +1,7 @@
 """The rate budget: every request of every process that shares a key, as early as allowed.
 
 `policy` is arithmetic (no clock, no I/O, no SQL); `database`, `ledger`, `locks` are storage;
-`scheduler` hands out permits. The types that other packages use are here.
+`scheduler` grants permits. The types that other packages use are here.
 """
 
 from __future__ import annotations

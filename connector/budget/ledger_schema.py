@@ -2,7 +2,7 @@
 
 `spent` numbers the ended requests of a key (`seq`, and `push_seq` for those of the push lane).
 `end_s` is set under the ledger's lock, so it rises with `seq`: the number of requests that still
-count is the difference of two sequence numbers, and the `end_s` of one row tells when the next
+count is the difference of two sequence numbers, and the `end_s` of one row shows when the next
 leaves. Rows are never counted one by one. All times are seconds of the ledger's own clock.
 """
 
@@ -174,7 +174,7 @@ def _salt_of_outbox(connection: sa.Connection, database: Database) -> bytes | No
 #
 # Seconds that never step, the same for every process that shares a ledger.
 # SQLite (one machine): the time since boot, sleep included, plus an offset that is stored once per
-# boot; steps of the wall clock don't matter. Across a reboot the wall clock tells how long the
+# boot; steps of the wall clock don't matter. Across a reboot the wall clock shows how long the
 # machine was off, at least the time since boot: this clock never goes back.
 # PostgreSQL (several machines): the server's `clock_timestamp()`, read after the lock.
 

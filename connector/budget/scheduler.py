@@ -44,7 +44,7 @@ log = logs.get_logger("budget")
 
 
 class RateBudget(BudgetReport):
-    """Hands out permits for one API key to any number of threads; see `connector.budget.Budget`.
+    """Grants permits for one API key to any number of threads; see `connector.budget.Budget`.
 
     limits: the windows that this process was configured with.
     request_timeout_s: the total time one request may take, from sending to its answer.

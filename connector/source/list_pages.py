@@ -159,7 +159,7 @@ class Sightings:
 
     @property
     def order(self) -> str | None:
-        """The field by which rows came newest first; None if neither, or too few to tell."""
+        """The field by which rows came newest first; None if neither, or too few to decide."""
         for field in WATERMARK_FIELDS:
             has_range = self.first_ms.get(field) != self.last_ms.get(field)
             if has_range and self.is_newest_first(field):

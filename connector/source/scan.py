@@ -41,7 +41,7 @@ class Scan:
     newest_known_ms: the newest time of the plan's order among known rows: a list whose first row
     is older isn't newest first. expected_ids: rows that the filters of an open or window scan
     should match according to the destination; those it doesn't list are looked up one by one. A
-    resumed scan leaves that to the next one, since it can't tell which of them an earlier run
+    resumed scan leaves that to the next one, since it doesn't know which of them an earlier run
     listed.
     alive: afterwards, the expected ones that exist. warnings: failed look-ups.
     pages_read: pages that were yielded.

@@ -147,7 +147,7 @@ class Checkpoint(Stored):
 
     started_ms: when the scan began; rows of later times don't move its watermark. resume: what
     `Scan` resumes with, None: at the beginning. ids: how many ids of rows read so far are kept
-    outside of the state, to tell which rows are missing; None: each row carries `started_ms`.
+    outside of the state, to find which rows are missing; None: each row carries `started_ms`.
     outcome: how the list ended, once all of it is loaded and while its consequences aren't booked.
     """
 
@@ -364,7 +364,7 @@ class ListScan:
     @property
     def why_incomplete(self) -> str | None:
         """Why a full scan isn't proven complete, for people; None if it is, or if no page was read:
-        then the run's error tells why."""
+        then the run's error says why."""
         if self.complete is not False:
             return None
         if self.outcome is not None:
@@ -504,7 +504,7 @@ def begin(
 
 
 def _look_back(plan: ScanPlan) -> Any:
-    """What tells one look back from another; None if the plan isn't one."""
+    """What distinguishes one scan back to a date from another; None if the plan isn't one."""
     return (plan.since_ms, plan.order, dict(plan.params)) if plan.backfill else None
 
 

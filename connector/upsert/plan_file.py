@@ -58,7 +58,7 @@ _OWN_OPTIONS = (
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What a plan is of. ledger: tells ledgers apart, without saying anything of their secret.
+    """What a plan is of. ledger: distinguishes ledgers, without revealing their secret.
     scope: stands for the account, on this ledger. account: its name in the settings, if it has one.
 
     title: what people call the input. planned_ms: when planning began, by the ledger's clock;

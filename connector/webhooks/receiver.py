@@ -44,7 +44,7 @@ _log = get_logger("webhooks")
 def asgi_app(settings: Settings, *, on_alert: _Alert | None = None) -> WebhookApp:
     """An application for any ASGI server: a POST to any path is a delivery.
 
-    settings: of `connector.settings.load`. With several accounts, the secret that matches tells
+    settings: of `connector.settings.load`. With several accounts, the secret that matches shows
     whose event it is. on_alert: called in a thread with the name of an alert and a sentence, at
     most once an hour for each name.
 

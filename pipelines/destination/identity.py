@@ -463,7 +463,7 @@ def _bucket(get: Get, _: str) -> str | None:
 
 
 def _stored(get: Get, url: Any, credentials: str) -> str | None:
-    """A bucket and its path, and what else tells buckets of the same name apart."""
+    """A bucket and its path, and what else distinguishes buckets of the same name."""
     location = _url(url) or ""
     endpoint = get(f"{credentials}.endpoint_url")
     account = get(f"{credentials}.azure_storage_account_name")

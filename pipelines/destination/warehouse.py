@@ -192,7 +192,7 @@ class DuckWarehouse:
 
     def rename_seen(self, ids: Sequence[str]) -> None:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working
-        file: how many they are tells the next pull that none was lost. The same in states that wait
+        file: their number shows the next pull that none was lost. The same in states that wait
         there."""
         for table in work_tables(self._connection):
             if table.table.startswith("seen_"):
@@ -381,7 +381,7 @@ class SeenIds:
     rows will be read again, which does no harm, and never lacks one that was loaded.
     connection: of the working file.
 
-    The set of a scan that has ended may be kept: it tells when these rows were last seen.
+    The set of a scan that has ended may be kept: it shows when these rows were last seen.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

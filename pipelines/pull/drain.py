@@ -258,7 +258,7 @@ class Drains:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """The lock of pulls, within one that tells a pull whom it meets.
+        """The lock of pulls, within one that shows a pull whom it meets.
 
         Raises:
             AlreadyRunning: a pull is at work, or another drain.

@@ -182,7 +182,7 @@ def _binomial_bound(wrong: int, compared: int) -> float:
     if wrong == compared:
         return 1.0
     least, most = wrong / compared, 1.0
-    for _ in range(60):  # halves the interval each time, down to what a float can tell apart
+    for _ in range(60):  # halves the interval each time, down to what a float can distinguish
         middle = (least + most) / 2
         if _binomial_tail(wrong, compared, middle) > _RARE:
             least = middle
@@ -258,7 +258,7 @@ class Draw:
 
 def verdict(at_most: float, share: float, max_wrong: float) -> str:
     """`within` what is acceptable; `above` it, by the rows that were compared; `too_few` of these
-    to tell."""
+    to decide."""
     if at_most <= max_wrong:
         return "within"
     return "above" if share >= max_wrong else "too_few"

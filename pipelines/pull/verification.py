@@ -101,7 +101,7 @@ def _is_marked(text: str) -> bool:
 
 
 def _parsed(value: Any) -> Any:
-    """Some databases hand out JSON parsed."""
+    """Some databases return JSON parsed."""
     if not isinstance(value, str | bytes):
         return value
     try:

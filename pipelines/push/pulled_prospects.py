@@ -456,7 +456,7 @@ def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[Pull
 
 
 def _labels(stored: Any) -> list[str] | None:
-    """The labels of a cell of JSON, which some databases hand out parsed. They are a list, or text,
+    """The labels of a cell of JSON, which some databases return parsed. They are a list, or text,
     as the API gave them."""
     return _labels_of_text(stored) if isinstance(stored, str) else labels_read(stored)
 

@@ -158,11 +158,11 @@ def _other_row(
 ) -> Row:
     posts, scans, looks = _asked(account)
     wrong = account.wrong(wanted)
-    told = (planned["would_update"], applied["updated"])
+    reported = (planned["would_update"], applied["updated"])
     return Row(
         f"meanwhile, another account's plan of {_OTHERS_UPDATED:,} rows without names applied",
-        f"{posts:,} POSTs, {scans} scans and {looks} looks; {told[0]:,} planned, {told[1]:,} "
-        f"updated, {wrong} people wrong",
+        f"{posts:,} POSTs, {scans} scans and {looks} looks; {reported[0]:,} planned, "
+        f"{reported[1]:,} updated, {wrong} people wrong",
         "as planned, each once",
-        not wrong and told == (_OTHERS_UPDATED, _OTHERS_UPDATED),
+        not wrong and reported == (_OTHERS_UPDATED, _OTHERS_UPDATED),
     )

@@ -320,7 +320,7 @@ class ModelPush:
             return self._reject(group, str(error), refused=id_)
         for name, value in body.new_contacts:
             if any(item["id"] != id_ for item in self.center.by(name, value)):
-                return self._reject(group, "somebody else's contact", refused=id_)
+                return self._reject(group, "another person's contact", refused=id_)
         self._send(group, body, merged, id_)
         return None
 

@@ -59,12 +59,12 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
         assert (summary["status"], summary["rows"]) == ("stopped", ROWS)
         assert 0 < summary["created"] == ROWS - summary["not_sent"] < ROWS
-        told = f"stopped · {summary['created']} created, {summary['not_sent']} to go"
+        reported = f"stopped · {summary['created']} created, {summary['not_sent']} to go"
         zygote.start("runs")
         assert zygote.wait() == 0
         (line,) = [line for line in (tmp_path / "out").read_text().splitlines() if "push" in line]
         assert " stopped " in line
-        assert told.removeprefix("stopped · ") in line
+        assert reported.removeprefix("stopped · ") in line
         zygote.start("push", "people.csv", "--json", "-q")
         assert zygote.wait() == 0
         emails = [change.payload["email"] for change in sandbox.applied]

@@ -186,8 +186,8 @@ def test_activities_belong_to_a_prospect(serve: Serve, resource: str):
     assert {name: record[name] for name in payload} == payload
     assert record["createdByApi"] is True
     assert sandbox.store.get(resource, record["id"]) == record
-    nobody = client.post(f"/{resource}", json={**payload, "prospectId": "0" * 32})
-    assert nobody.status_code == 404
+    unknown = client.post(f"/{resource}", json={**payload, "prospectId": "0" * 32})
+    assert unknown.status_code == 404
     required = {"prospectId", *payload} - {"pin", "dueAt", "location"}
     for name in required:
         rest = {key: value for key, value in payload.items() if key != name}

@@ -32,20 +32,20 @@ def test_an_unexpected_error_shows_only_its_type_and_our_line():
     """`module:line` of the innermost frame that is the connector's."""
     with pytest.raises(AttributeError) as caught:
         check_public_url(3)  # type: ignore[arg-type]
-    told = Unexpected(caught.value)
-    assert isinstance(told, ConnectorError)
-    assert told.kind == "AttributeError"
-    assert told.where.startswith("connector.settings.tree:")
-    assert "Run the command again with -v" in str(told)
+    reported = Unexpected(caught.value)
+    assert isinstance(reported, ConnectorError)
+    assert reported.kind == "AttributeError"
+    assert reported.where.startswith("connector.settings.tree:")
+    assert "Run the command again with -v" in str(reported)
     assert PERSONAL not in str(Unexpected(fault(), doing="reading notes"))
 
 
 def test_an_error_of_the_system_is_shown_in_its_words():
     """A full disk isn't a bug in the connector; the path, which may name people, is left out."""
-    told = str(Unexpected(OSError(errno.ENOSPC, "No space left", f"/home/{PERSONAL}")))
-    assert "No space left on device" in told
-    assert "run the command again" in told
-    assert PERSONAL not in told
+    reported = str(Unexpected(OSError(errno.ENOSPC, "No space left", f"/home/{PERSONAL}")))
+    assert "No space left on device" in reported
+    assert "run the command again" in reported
+    assert PERSONAL not in reported
     assert "This is a bug in the connector" in str(Unexpected(OSError(PERSONAL)))
 
 

@@ -33,7 +33,7 @@ from connector.budget.policy.windows import Window
 # --- one answer -----------------------------------------------------------------------------------
 #
 # Status, the `RateLimit-*` headers, `Retry-After`. A reset comes as delta seconds (IETF draft) or
-# as a Unix timestamp (one vendor revision, also in milliseconds); its size tells which. Times
+# as a Unix timestamp (one vendor revision, also in milliseconds); its size shows which. Times
 # further off than the longest window have a misread unit and are dropped.
 
 TOO_MANY = 429

@@ -365,7 +365,7 @@ def _elements(stream: IO[bytes], *wanted: str) -> Iterator[Element]:
 
 
 class _GrowingTree:
-    """The tree of an XML document that comes in chunks. What is complete is handed out and dropped,
+    """The tree of an XML document that comes in chunks. What is complete is yielded and dropped,
     so that nothing is kept but the elements around the last byte."""
 
     def __init__(self, wanted: tuple[str, ...]) -> None:

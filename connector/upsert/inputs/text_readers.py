@@ -1,6 +1,6 @@
 """CSV, TSV and the like: the standard library's reader in strict mode, with line numbers.
 
-A row that can't be read is handed out with its problem, and reading resumes at the next line; where
+A row that can't be read is returned with its problem, and reading resumes at the next line; where
 the next line can't be recognized (a quote that spans lines and isn't closed as it should be), the
 file as a whole is refused, since every row below would be a guess.
 """

@@ -254,7 +254,7 @@ class Evidence:
     @property
     def why_ambiguous(self) -> str | None:
         """Why the row is rejected, where its contacts lead to several people, and nothing in it
-        tells which of them it is about."""
+        shows which of them it is about."""
         if self.named is not None:
             return None
         email, phone = (

@@ -67,7 +67,7 @@ class Exported(NamedTuple):
 
 
 class ExportedRows:
-    """The rows of an input whose columns are `plan.pulled`, to be iterated over once; `check` tells
+    """The rows of an input whose columns are `plan.pulled`, to be iterated over once; `check` shows
     for each what may be sent of it."""
 
     def __init__(

@@ -529,7 +529,7 @@ LABELS_SENT, MERGED, REPLACED = "labels sent", "merged", "replaced"
 
 def labels_were(before: Any, sent: Any, shown: Any) -> str | None:
     """What became of the labels that a prospect had when others were sent; None where the answer
-    doesn't tell. before: as a fresh look-up showed them. shown: by the answer."""
+    doesn't show. before: as a fresh look-up showed them. shown: by the answer."""
     missing = set(before or ()) - set(sent or ())
     if missing and missing <= set(shown or ()):
         return MERGED

@@ -241,7 +241,7 @@ def match_columns(
 ) -> ColumnPlan:
     """Where each of `columns` goes.
 
-    from_table: columns that the API only hands out (`id`, `created_at` …) are ignored, where
+    from_table: columns that the API only returns (`id`, `created_at` …) are ignored, where
     they are errors in a file. The connector's own (`_hc_…`, `_dlt_…`) are ignored always.
     hidden: names of columns that pulls land as hashes, or not at all. A pulled table, or an export
     of one, is recognized by its columns: there, whatever isn't a field is left out. kind: of the

@@ -92,12 +92,12 @@ def test_a_broken_account_does_not_stop_the_others(run: Run, configure: Configur
     (line,) = [line for line in ended.err.splitlines() if line.startswith("Error")]
     assert line.startswith("Error (account west): The API key was refused")
     assert "k-west-wrong" not in ended.err + ended.out
-    told = [line for line in ended.err.splitlines() if "event=" in line]
-    assert told
+    reported = [line for line in ended.err.splitlines() if "event=" in line]
+    assert reported
     for name, part in parts.items():
-        own = [line for line in told if f"account={name}" in line]
+        own = [line for line in reported if f"account={name}" in line]
         assert all(f"run_id={part['run_id']}" in line for line in own if "run_id=" in line)
-    assert all("account=" in line for line in told)
+    assert all("account=" in line for line in reported)
 
 
 def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east: Sandbox):
@@ -239,7 +239,7 @@ def test_a_job_of_one_account_is_pushed_there_alone(
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         (SOUTH + 'dataset="hiringcenter_east"\nduckdb_path="data/hiringcenter_east.duckdb"\n',
          "it shares its tables with 'east'"),
@@ -251,13 +251,13 @@ def test_a_job_of_one_account_is_pushed_there_alone(
     ],
 )  # fmt: skip
 def test_accounts_that_can_not_work_are_refused(
-    run: Run, configure: Configure, more: str, told: str
+    run: Run, configure: Configure, more: str, reported: str
 ):
     """Before any request: one account's full scan would delete another's rows."""
     configure(more)
     ended = run("pull", "--all-accounts")
     assert ended.code == 2
-    assert told in ended.err
+    assert reported in ended.err
 
 
 def test_a_warehouse_needs_a_dataset_for_each_account(run: Run, configure: Configure):

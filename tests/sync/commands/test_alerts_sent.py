@@ -22,9 +22,9 @@ def bodies(listener: Listener) -> list[dict[str, Any]]:
     return [json.loads(body) for _, body in listener.received]
 
 
-@pytest.mark.parametrize(("threshold", "told"), [("1", True), ("2", False)])
+@pytest.mark.parametrize(("threshold", "reported"), [("1", True), ("2", False)])
 def test_rejects_of_a_push(
-    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, threshold: str, told: bool
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, threshold: str, reported: bool
 ):
     """Two of three rows: above the threshold, the alert has the counts; no name, no cell."""
     Path("people.csv").write_text(PEOPLE)
@@ -34,7 +34,7 @@ def test_rejects_of_a_push(
         with results_waiting(load()):
             assert run("push", "people.csv", "-q").code == 3
     sent = bodies(listener)
-    assert len(sent) == told
+    assert len(sent) == reported
     for alert in sent:
         assert (alert["event"], alert["message"]) == (
             "rejects", "people.csv: 2 of 3 rows were rejected or failed.",

@@ -277,7 +277,7 @@ def test_a_terminal_that_can_not_write_a_name_fails_no_run(sandbox: Sandbox, enc
             env=environment, capture_output=True, check=False, timeout=500,
         )  # fmt: skip
         assert done.returncode == 3, done.stderr
-        told = done.stdout.decode("utf-8" if flags else encoding)
-        assert "rejected" in told
+        reported = done.stdout.decode("utf-8" if flags else encoding)
+        assert "rejected" in reported
         if flags:
-            assert json.loads(told)["rejected"] == 1
+            assert json.loads(reported)["rejected"] == 1

@@ -90,10 +90,10 @@ def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
     assert len(results) == 3
     written = {file for file in tmp_path.rglob("*") if file.is_file()}
     written -= {path, tmp_path / "rejects.csv"}
-    told = (ended.out + ended.err + str(results)).encode()
-    told += b"".join(file.read_bytes() for file in written)
+    reported = (ended.out + ended.err + str(results)).encode()
+    reported += b"".join(file.read_bytes() for file in written)
     for word in (b"Secretly", b"5559871234", b"Hidden"):
-        assert word not in told
+        assert word not in reported
     assert b"Secretly" in (tmp_path / "rejects.csv").read_bytes()
     assert b"Hidden" in (tmp_path / "rejects.csv").read_bytes()
 

@@ -65,7 +65,7 @@ def test_a_fault_in_a_pull_is_silent_about_data(
     assert ended.code == 1
     assert ended.summary["error"]["type"] == "Unexpected"
     assert "Unexpected ValueError at " in ended.summary["error"]["message"]
-    assert alerts, "a failure is told"
+    assert alerts, "a failure is reported"
     assert ("in _fail" in ended.err) == (verbosity == "-vv")
     history = run("runs", "--json")
     _assert_silent(ended, history.out, *alerts)
@@ -84,7 +84,7 @@ def test_a_fault_in_a_push_is_silent_about_data(
     Path("people.csv").write_text("First Name,Last Name,Email\nAda,Byron,a@example.com\n")
     ended = run("push", "people.csv", "--json", "-vv")
     assert (ended.code, ended.summary["error"]["type"]) == (1, "Unexpected")
-    assert (ended.summary["rows"], ended.summary["requests"]) == (0, 0), "what was done is told"
+    assert (ended.summary["rows"], ended.summary["requests"]) == (0, 0), "what was done is reported"
     _assert_silent(ended, run("runs", "--json").out)
 
 

@@ -35,12 +35,12 @@ from tests.fake_clock import FakeClock
 
 PAGE = 3
 KINDS = (
-    "edit", "told edit", "told edit", "create", "delete", "deliver", "redeliver", "drain", "drain",
-    "edited drain", "page", "page", "land", "settle and die", "die",
+    "edit", "named edit", "named edit", "create", "delete", "deliver", "redeliver", "drain",
+    "drain", "edited drain", "page", "page", "land", "settle and die", "die",
 )  # fmt: skip
 # a page waits while a person on it is looked up; a person is edited while being looked up
-STALE_PAGE = [("page", 0), ("told edit", 6), ("drain", 0), ("land", 0)]
-EDITED_MEANWHILE = [("told edit", 2), ("edited drain", 2)]
+STALE_PAGE = [("page", 0), ("named edit", 6), ("drain", 0), ("land", 0)]
+EDITED_MEANWHILE = [("named edit", 2), ("edited drain", 2)]
 NEW_IN_A_PART = [("page", 0), ("page", 0), ("land", 1), ("die", 0), ("create", 0), ("deliver", 0),
                  ("drain", 0)]  # fmt: skip
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 9)), min_size=6, max_size=22)
@@ -126,7 +126,7 @@ class World:
         elif what == "edit" and chosen:
             self.server.put(chosen)
             self.events.append(chosen)
-        elif what == "told edit" and chosen:
+        elif what == "named edit" and chosen:
             self._edit_and_tell(chosen)
         elif what == "edited drain":
             self.server.meanwhile = self._edit_and_tell
@@ -281,7 +281,7 @@ def test_in_the_end_what_has_landed_is_what_the_server_has(
         world.assert_equal()
         for what, number in steps:
             world.step(what, number)
-            _assert_nobody_alive_is_flagged(world)
+            _assert_no_living_person_is_flagged(world)
         world.clock.advance(2 * SKEW_MS / 1000)
         if world.run is not None or "delete" in [what for what, _ in steps]:
             world.finish_scan()  # it would mend what is wrong elsewhere
@@ -299,7 +299,7 @@ def test_in_the_end_what_has_landed_is_what_the_server_has(
         opened.close()
 
 
-def _assert_nobody_alive_is_flagged(world: World) -> None:
+def _assert_no_living_person_is_flagged(world: World) -> None:
     sql = f"SELECT id FROM {world.destination.name('prospects')} WHERE _hc_deleted_at IS NOT NULL"
     flagged = {row[0] for row in world.destination.query(sql)}
     assert not flagged & set(world.server.people)

@@ -190,17 +190,17 @@ def test_each_full_scan_counts_what_events_have_missed(events: Followed):
     people = events.trust()
     store = events.puller.sandbox.store
     long_ago = {"updatedAt": 1_767_000_000_000}
-    store.update("prospects", people[3], {"title": "told", **long_ago})
+    store.update("prospects", people[3], {"title": "reported", **long_ago})
     events.name(people[3])
     events.puller.pull_ok("prospects")
-    store.update("prospects", people[4], {"title": "not told", **long_ago})
+    store.update("prospects", people[4], {"title": "not reported", **long_ago})
     events.beat()
     events.puller.pull_ok("prospects", full=True)
     events.assert_true()
     assert events.facts.miss_rate == 0.5
     events.puller.pull_ok("prospects")
     assert events.scan() != "events"
-    events.edit(people[5], title="told")
+    events.edit(people[5], title="reported")
     events.drain()
     events.puller.pull_ok("prospects", full=True)
     assert events.facts.miss_rate == 0.0
@@ -249,7 +249,7 @@ def test_before_the_first_pull_a_drain_does_nothing(events: Followed):
     events.name("p1")
     report = events.drain()
     assert (report.looked_up, report.requests, report.waiting) == (0, 0, 1)
-    assert "no pull of prospects yet" in (report.why_not_covered or "")
+    assert "prospects haven't been pulled yet" in (report.why_not_covered or "")
 
 
 def test_a_day_of_drains_is_one_run_and_no_pull_of_the_budget(events: Followed):

@@ -90,7 +90,7 @@ def test_half_of_a_scan_is_published_and_reported_as_incomplete(puller: Puller):
     assert isinstance(report.error, Unauthorized)
     assert report.published
     assert report.summary["resources"]["notes"]["complete"] is False
-    assert "not come to its end" in report.summary["resources"]["notes"]["why_incomplete"]
+    assert "hasn't reached the end" in report.summary["resources"]["notes"]["why_incomplete"]
     assert report.summary["resources"]["tasks"]["complete"] is True
     landed = puller.landed()
     assert len(landed["notes"]) == 200
@@ -102,9 +102,9 @@ def test_half_of_a_scan_is_published_and_reported_as_incomplete(puller: Puller):
             "FROM hiringcenter._hc_freshness WHERE resource IN ('notes', 'tasks') ORDER BY resource"
         ).fetchall()
     assert fresh == [(False, False, False), (True, True, False)]
-    told = status(puller.settings, None)
-    assert told.summary["resources"]["notes"]["complete"] is False
-    assert any("notes" in line and "proven complete" in line for line in told.lines[1:])
+    reported = status(puller.settings, None)
+    assert reported.summary["resources"]["notes"]["complete"] is False
+    assert any("notes" in line and "proven complete" in line for line in reported.lines[1:])
     _allow(puller)
     assert puller.pull_ok().published
     puller.assert_true()
@@ -115,8 +115,8 @@ def test_half_of_a_first_scan_is_there_and_isnt_fresh(puller: Puller):
     _forbid_after_first_page(puller, "notes")
     assert puller.pull().published
     assert 50 <= len(puller.landed()["notes"]) < 200
-    told = status(puller.settings, 3600.0).summary["resources"]["notes"]
-    assert (told["complete"], told["last_pull"], told["stale"]) == (False, None, True)
+    reported = status(puller.settings, 3600.0).summary["resources"]["notes"]
+    assert (reported["complete"], reported["last_pull"], reported["stale"]) == (False, None, True)
     report = puller.pull("prospects", "tasks")
     assert report.exit_code == 0
     assert _ages(puller) == {name: name != "notes" for name in RESOURCES}

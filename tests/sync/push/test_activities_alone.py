@@ -120,9 +120,9 @@ def test_no_match_or_several_are_rejected_and_no_one_is_created(
     )  # fmt: skip
     report = push_to(settings, path)
     assert (report.exit_code, report.summary["rejected"], report.summary["created"]) == (3, 2, 1)
-    several, nobody = (each.message or "" for each in report.noteworthy)
+    several, unknown = (each.message or "" for each in report.noteworthy)
     assert all(part in several for part in ("several prospects", one["id"], other["id"]))
-    assert "no prospect in HiringCenter has this email" in nobody
+    assert "no prospect in HiringCenter has this email" in unknown
     assert len(sandbox.store.all("prospects")) == count
     with (tmp_path / "notes.csv.rejects.csv").open(newline="", encoding="utf-8-sig") as stream:
         assert [row["body"] for row in csv.DictReader(stream)] == ["several", "nobody"]

@@ -32,22 +32,22 @@ Record = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def everybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+def everyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
     options = SandboxOptions(prospects=PEOPLE, notes=0, tasks=0, meetings=0)
     with closing(PulledOnce(tmp_path_factory.mktemp("everybody"), options)) as pulled:
         yield pulled
 
 
 @pytest.fixture
-def sandbox(everybody: PulledOnce) -> Iterator[Sandbox]:
-    yield everybody.begin()
-    everybody.end()
+def sandbox(everyone: PulledOnce) -> Iterator[Sandbox]:
+    yield everyone.begin()
+    everyone.end()
 
 
 @pytest.fixture
-def pulled(everybody: PulledOnce, sandbox: Sandbox) -> Settings:
+def pulled(everyone: PulledOnce, sandbox: Sandbox) -> Settings:
     """Settings whose destination has everyone."""
-    return everybody.settings
+    return everyone.settings
 
 
 def records(settings: Settings) -> list[Record]:

@@ -72,8 +72,8 @@ def test_a_push_without_its_outbox_stops_and_a_new_one_looks_first(
         assert caught.value.exit_code == 2
     assert sandbox.requests == []
 
-    told = push_file(settings, people, dry_run=True, new_ledger=True)
-    assert told.summary["would_request"] == 4 + 4
+    reported = push_file(settings, people, dry_run=True, new_ledger=True)
+    assert reported.summary["would_request"] == 4 + 4
     asked = PushRequest(file=str(people), new_ledger=True)
     assert plan_push(settings, asked, PlanFiles()).summary["would_request"] == 4 + 4
     with pytest.raises(UsageError, match="this one was lost"):

@@ -195,8 +195,8 @@ def test_a_first_row_of_data_is_quoted_nowhere(
     report = push(settings, PushRequest(file=str(path)))
     assert (report.exit_code, report.summary["rows"]) == (2, 0)
     assert "Add a header row above it" in str(report.error)
-    told = [str(report.error), str(report.summary), *capfd.readouterr()]
-    assert not any("Wilhelmina" in text or "w@" in text for text in told)
+    reported = [str(report.error), str(report.summary), *capfd.readouterr()]
+    assert not any("Wilhelmina" in text or "w@" in text for text in reported)
 
 
 def test_a_rejects_file_that_was_edited_is_never_overwritten(

@@ -101,9 +101,9 @@ def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
         (run_id, "push", "ok", 2)
     ]
     assert any("row 4: rejected" in str(line) for line in push_lines(report))
-    told = one_run(settings, run_id)
-    assert [row["row_number"] for row in told.summary["noteworthy"]] == [4]
-    assert any(str(line).startswith("row 4: rejected") for line in told.lines)
+    reported = one_run(settings, run_id)
+    assert [row["row_number"] for row in reported.summary["noteworthy"]] == [4]
+    assert any(str(line).startswith("row 4: rejected") for line in reported.lines)
 
 
 def test_a_job_can_override_what_detection_gets_wrong(
@@ -262,13 +262,13 @@ def test_rejects_of_one_reason_are_one_line(settings: Settings, sandbox: Sandbox
     path = write(tmp_path, *(f"N{n},X,,," for n in range(60)), "Ada,L,ada@example.org,,Dr")
     report = push_file(settings, path)
     assert (report.summary["rejected"], report.summary["created"]) == (60, 1)
-    told = [line for line in push_lines(report) if str(line).startswith("row")]
-    assert len(told) == 1
-    assert told[0].startswith("rows 2-61: rejected: E-mail and Phone: both empty")
+    reported = [line for line in push_lines(report) if str(line).startswith("row")]
+    assert len(reported) == 1
+    assert reported[0].startswith("rows 2-61: rejected: E-mail and Phone: both empty")
     dry = push_file(settings, path, dry_run=True)
-    assert [line for line in push_lines(dry) if str(line).startswith("row")] == told
+    assert [line for line in push_lines(dry) if str(line).startswith("row")] == reported
     shown = one_run(settings, report.summary["run_id"])
-    assert [line for line in shown.lines if str(line).startswith("rows 2")] == told
+    assert [line for line in shown.lines if str(line).startswith("rows 2")] == reported
     assert any("people.csv" in line for line in shown.lines)
 
 

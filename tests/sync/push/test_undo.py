@@ -147,8 +147,8 @@ def test_what_cant_be_undone_is_listed_with_row_and_prospect(
     assert "keeps the note" in messages[2]
     assert "keeps licenseStatus:" in messages[2], "a note's own fields are none of the person's"
     assert f"prospect {cy} was created" in messages[3]
-    told = one_run(settings, report.summary["run_id"])
-    assert [row["row_number"] for row in told.summary["noteworthy"]] == [2, 3]
+    reported = one_run(settings, report.summary["run_id"])
+    assert [row["row_number"] for row in reported.summary["noteworthy"]] == [2, 3]
 
 
 def test_another_person_changed_by_a_push_is_listed_by_undo(

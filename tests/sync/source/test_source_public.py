@@ -208,9 +208,9 @@ def test_an_unreachable_host_is_reported(
 ):
     """Also where four lists are read at once; dlt would say `generator already executing`."""
     monkeypatch.setenv("HIRINGCENTER_HTTP__RETRY_TOTAL_S", "0.2")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
         with pytest.raises(PipelineStepFailed) as failure:
             run(*parallel_lists, base_url=f"http://127.0.0.1:{port}/v2")
     assert any(isinstance(cause, Unreachable) for cause in causes(failure.value))

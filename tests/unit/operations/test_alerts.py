@@ -42,7 +42,7 @@ def test_an_alert_of_a_failure_omits_what_it_quotes():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (MissingKey(), True),
         (LedgerUnusable(ledger="x", reason="is damaged", action="Move it away."), True),
@@ -53,14 +53,14 @@ def test_an_alert_of_a_failure_omits_what_it_quotes():
     ],
 )
 @pytest.mark.parametrize("kind", ["push", "sync"])
-def test_messages_that_may_quote_data_stay_here(error: Exception, told: bool, kind: str):
+def test_messages_that_may_quote_data_stay_here(error: Exception, reported: bool, kind: str):
     """A header, a cell, the server's words: the alert names the type, the log has the rest."""
     part = {"error": {"type": type(error).__name__, "message": str(error)}}
     summary = {"pull": {}, "push": {"spring": part}} if kind == "sync" else part
     (alert,) = alerts_of(kind, summary, 1, settings())
     assert "Ada" not in alert.message
     named = "spring: " if kind == "sync" else ""
-    assert (alert.message == named + str(error)) == told
+    assert (alert.message == named + str(error)) == reported
 
 
 def test_a_failure_names_the_file_or_job():
@@ -82,13 +82,13 @@ def test_only_failures_are_alerts(code: int):
     assert alerts_of("pull", {"status": "ok"}, code, settings()) == []
 
 
-@pytest.mark.parametrize(("threshold", "told"), [(0, True), (2, True), (3, False), (9, False)])
-def test_rejects_above_the_threshold_are_an_alert(threshold: int, told: bool):
+@pytest.mark.parametrize(("threshold", "reported"), [(0, True), (2, True), (3, False), (9, False)])
+def test_rejects_above_the_threshold_are_an_alert(threshold: int, reported: bool):
     """Rejected and failed rows count together, in a push and in each job of a sync."""
     rules = settings(reject_threshold=threshold)
-    assert bool(alerts_of("push", PUSH, 3, rules)) == told
+    assert bool(alerts_of("push", PUSH, 3, rules)) == reported
     found = alerts_of("sync", {"pull": {}, "push": {"spring": PUSH}}, 3, rules)
-    assert [alert.facts["job"] for alert in found] == (["spring"] if told else [])
+    assert [alert.facts["job"] for alert in found] == (["spring"] if reported else [])
 
 
 def test_staleness_names_the_resources():

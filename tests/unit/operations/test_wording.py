@@ -20,7 +20,7 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
 
 @pytest.mark.parametrize(
-    ("length_s", "told"),
+    ("length_s", "text"),
     [
         (0.4, "less than 1 s"),
         (45, "45 s"),
@@ -28,9 +28,9 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
         (86_400 + 3600, "1 d 1 h, done about Tue 13:00"),
     ],
 )
-def test_an_eta_is_what_people_say(length_s: float, told: str):
+def test_an_eta_is_what_people_say(length_s: float, text: str):
     """Seconds while they can be waited for, then two units and the time on the clock."""
-    assert progress.eta(length_s, NOON) == told
+    assert progress.eta(length_s, NOON) == text
 
 
 def test_people_have_a_plural_of_their_own():
@@ -46,12 +46,12 @@ def test_counts_have_their_plural():
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "text"),
     [([3], "3"), ([3, 4], "3-4"), ([2, 3, 4, 9], "2-4, 9"), ([1, 3, 5, 7, 8], "1, 3 and 3 more")],
 )
-def test_row_numbers_are_folded(rows: list[int], told: str):
+def test_row_numbers_are_folded(rows: list[int], text: str):
     """However many rows share one reason, they are one line."""
-    assert progress.numbers(rows, most=2) == told
+    assert progress.numbers(rows, most=2) == text
 
 
 def test_rows_of_one_reason_are_one_line():

@@ -278,9 +278,9 @@ def test_columns_are_named_as_the_input_names_them() -> None:
 
 def test_no_person_is_created_again_with_each_push() -> None:
     """Neither email nor phone: rejected, unless creating is what was asked for."""
-    nobody = {**ANN, "email": "", "phone": ""}
-    assert "email and phone: both empty" in check(nobody).reason
-    created = check(nobody, mode="create-only")
+    contactless = {**ANN, "email": "", "phone": ""}
+    assert "email and phone: both empty" in check(contactless).reason
+    created = check(contactless, mode="create-only")
     assert (created.email, created.phone, created.payload["update"]) == (None, None, False)
 
 
@@ -844,9 +844,9 @@ def test_a_row_without_names_is_fine_unless_it_only_creates(names: dict[str, Any
     values = {"email": "ann@example.com", "title": "Agent", **names}
     assert check(values).payload == {"email": "ann@example.com", "title": "Agent", "update": True}
     assert check(values, mode="update-only").payload["title"] == "Agent"
-    told = "no column for firstName, lastName, which" if not names else None
-    if told is not None:
-        with pytest.raises(InputError, match=told):
+    reported = "no column for firstName, lastName, which" if not names else None
+    if reported is not None:
+        with pytest.raises(InputError, match=reported):
             check(values, mode="create-only")
     else:
         assert "is empty, and the API requires it" in check(values, mode="create-only").reason

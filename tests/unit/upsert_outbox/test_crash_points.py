@@ -106,7 +106,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(case: Case, crash: str, edit:
     assert case.applied() <= 1, "applied twice"
     if pushed.statuses[2] == "failed":
         assert (pushed.messages[2] or "").startswith("uncertain")
-        assert api.prospects == left, "what can't be told is left alone"
+        assert api.prospects == left, "what isn't known is left alone"
     else:
         if applied_before:
             assert api.prospects == left, "a later edit was overwritten"

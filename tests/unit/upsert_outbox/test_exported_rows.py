@@ -177,9 +177,9 @@ def test_tombstones_and_people_without_contact_are_left_alone():
         (copy_of(), {**ROW, "_hc_deleted_at": "2026-01-03", "title": "Broker"}),
     ):
         assert "deleted in HiringCenter" in (exported(values, copy).reason or "")
-    nobody = {"email": None, "phone": " "}
+    contactless = {"email": None, "phone": " "}
     values = {**ROW, "email": "new@x.org", "phone": ""}
-    assert "neither email nor phone" in (exported(values, copy_of(**nobody)).reason or "")
+    assert "neither email nor phone" in (exported(values, copy_of(**contactless)).reason or "")
 
 
 def test_a_contact_that_pulls_hide_is_not_missing():
