@@ -265,9 +265,12 @@ def open_tables(
         with open_read_only(path, settings.dataset) as connection:
             yield of_copy(connection, settings.dataset)
     except duckdb.Error as error:
+        what, way_out = f"can't be read ({type(error).__name__})", "or move it away"
+        if "set lock" in str(error):
+            what = "is open for writing in another program"
+            way_out = "or close that program, and run the command again"
         raise DestinationError(
-            f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
-            "again, or move it away."
+            f"{path}: the published copy {what}. Pull to make it again, {way_out}."
         ) from error
 
 

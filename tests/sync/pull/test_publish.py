@@ -17,13 +17,14 @@ from typing import Any
 import duckdb
 import pytest
 
-from connector.errors import ConfigurationError, WorkingFileFailed
+from connector.errors import ConfigurationError, DestinationError, WorkingFileFailed
 from connector.sandbox import RESOURCES
 from connector.settings import MartSettings
 from pipelines.destination.destination import Destination
 from pipelines.destination.marts import Marts
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.working_file import WorkRecord
+from pipelines.pull.sampling import open_landed
 from pipelines.running.checks import run_checks
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
@@ -282,6 +283,17 @@ def test_a_live_writer_never_changes_what_others_read(puller: Puller):
             writer.run("INSERT INTO mine VALUES (43)")
             puller.assert_true()
     puller.assert_true()
+
+
+def test_commands_that_read_a_copy_that_is_being_written_name_both_ways_out(puller: Puller):
+    """Close that program, or pull, which publishes another copy beside it."""
+    puller.pulled()
+    with _writer(puller.settings.duckdb_path):
+        with pytest.raises(DestinationError, match=r"open for writing.* Pull .*close that program"):
+            open_landed(puller.settings).__enter__()
+        puller.pull_ok()
+        with open_landed(puller.settings):
+            pass
 
 
 def test_added_tables_are_kept_under_another_name(puller: Puller):
