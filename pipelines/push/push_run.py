@@ -523,6 +523,11 @@ class _PushRun(OutboxRun):
             if plan.looks > 1 and self._options.rechecks and self._request.to == PROSPECTS:
                 self._pages_of_scan = pulled.scan_pages
         self._report.notes += rows.notes
+        if plan.unread and self._options.rules.restore:
+            self._report.notes.append(
+                f"{plural(plan.unread, 'row')}: what HiringCenter has now isn't known, so "
+                "--restore puts nothing back there. Pull, then push again."
+            )
         if plan.look_ups:  # what a lost outbox costs
             log = _log.warning if self._found.started_now else _log.info
             log("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)

@@ -99,7 +99,8 @@ class PlanCounts:
     would_create, would_update: of those, by what the API will do; the others are unknown.
     writes: requests that change something. look_ups: at most so many come before them, since an
     outbox was lost. looks: how many people are looked up before they are changed; looks_alone: of
-    those, whom no scan spares the look. kept: rows with fields that were kept.
+    those, whom no scan spares the look. kept: rows with fields that were kept. unread: rows that
+    send nothing and whose person isn't known as they are now.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
@@ -113,6 +114,7 @@ class PlanCounts:
     looks: int = 0
     looks_alone: int = 0
     kept: int = 0
+    unread: int = 0
 
 
 class PlanBook:
@@ -354,6 +356,7 @@ class Planner:
             if row.settlement is not None:
                 self._book.settled.append(row.settlement)
             self.counts.kept += bool(row.kept_fields)
+            self.counts.unread += row.outcome == "unchanged" and not row.is_known
             refused = tried[row.row_number]
             if (
                 known is None

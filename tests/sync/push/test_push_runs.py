@@ -314,17 +314,22 @@ def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
 
 
 def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, people: Path):
-    """And reported, once a pull has seen it; --restore puts the file's value back. An edit of
-    another field isn't the row's business."""
+    """And reported, once a pull has seen it; --restore puts the file's value back, and says that it
+    can't before. An edit of another field isn't the row's business."""
     push_file(settings, people)
     sandbox.store.update("prospects", prospect(sandbox, "ada@example.org")["id"], {"title": "Ms"})
     sandbox.store.update("prospects", prospect(sandbox, "bob@example.org")["id"], {"company": "X"})
+    unread = push_file(settings, people, restore=True)
+    assert (unread.summary["unchanged"], unread.summary["requests"]) == (2, 0)
+    assert any("2 rows: what HiringCenter has now isn't known" in each for each in unread.notes)
     pull(settings, Wanted(("prospects",), full=True))
     summary = push_file(settings, people).summary
     assert (summary["updated"], summary["unchanged"], summary["kept"]) == (0, 2, 1)
     assert prospect(sandbox, "ada@example.org")["title"] == "Ms"
-    summary = push_file(settings, people, restore=True).summary
+    report = push_file(settings, people, restore=True)
+    summary = report.summary
     assert (summary["updated"], summary["unchanged"], summary["kept"]) == (1, 1, 0)
+    assert not any("isn't known" in each for each in report.notes)
     assert prospect(sandbox, "ada@example.org")["title"] == "Dr"
     pull(settings, Wanted(("prospects",), full=True))
     assert push_file(settings, people).summary["unchanged"] == 2
