@@ -231,7 +231,9 @@ class HistoryTables:
         found = self._run(resource, [statements.lagging()], ids)
         lagging = [id_ for (id_,) in found]
         for after_ms, some in self._seen.confirmed(resource, lagging).items():
-            self._run(resource, statements.next_versions(after_ms), some)
+            at_ms = max(note.asked_ms, after_ms or 0)  # where the clock was set back since
+            bounded = replace(note, asked_ms=at_ms, seen_ms=max(at_ms, note.seen_ms))
+            self._run(resource, self._statements(resource, bounded).next_versions(after_ms), some)
 
     def _statements(self, resource: str, note: _Note) -> _Statements:
         assert self._dialect is not None

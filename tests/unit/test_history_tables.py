@@ -205,6 +205,19 @@ def test_versions_never_begin_at_the_same_moment(rig: Rig):
     assert all(each[2] <= each[5] for each in rig.versions())
 
 
+@pytest.mark.parametrize("kind", [ScanKind.FULL, ScanKind.OPEN])
+def test_a_change_never_comes_before_the_scan_after_which_it_was_made(rig: Rig, kind: ScanKind):
+    """The clock was set back after a scan that saw the row as it was before."""
+    rig.prepare()
+    rig.land(10, a("1"), a("1") | {"id": "b"})
+    rig.scan(100, kind, "a")
+    rig.land(5, a("2"), a("2") | {"id": "b"})
+    assert rig.versions() == [
+        ("a", "1", 10, 100, None, 11), ("a", "2", 100, None, 100, 100),
+        ("b", "1", 10, 10.001, None, 11), ("b", "2", 10.001, None, 10, 10.001),
+    ]  # fmt: skip
+
+
 def test_what_isnt_another_version(rig: Rig):
     """Labels in another order, a new field without a value, a row that is read again, a row that
     was noted as unlisted: the version stays, with the hash of what the row is now."""
