@@ -277,12 +277,12 @@ class Freshness:
     """
 
     resource: str
-    run_id: str
-    scan: str
-    reason: str
-    rows: int
-    last_pull_ms: int
-    last_complete_ms: int | None
+    run_id: str = ""
+    scan: str = ""
+    reason: str = ""
+    rows: int = 0
+    last_pull_ms: int = 0
+    last_complete_ms: int | None = None
     complete: bool | None = None
     why_incomplete: str | None = None
     last_event_ms: int | None = None

@@ -169,25 +169,17 @@ class RunRecorder:
         if run.plan.backfill or not (is_over or is_part):
             return
         before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}
-        known = before.get(run.resource)
-        known_pull_ms = known.last_pull_ms if known else 0
-        complete_ms = run.checkpoint.started_ms if ended is not None and ended.complete else None
-        self._freshness.note(
-            self._label,
-            Freshness(
-                resource=run.resource,
-                run_id=self._session.run_id,
-                scan=str(run.plan.kind),
-                reason=run.plan.reason,
-                rows=self._destination.live_count(run.resource),
-                last_pull_ms=run.checkpoint.started_ms if is_over else known_pull_ms,
-                last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
-                complete=run.complete,
-                why_incomplete=run.why_incomplete,
-                last_event_ms=known.last_event_ms if known else None,
-                event_miss_rate=known.event_miss_rate if known else None,
-            ),
-        )
+        fresh = replace(
+            before.get(run.resource, Freshness(run.resource)),
+            run_id=self._session.run_id, scan=str(run.plan.kind), reason=run.plan.reason,
+            rows=self._destination.live_count(run.resource),
+            complete=run.complete, why_incomplete=run.why_incomplete,
+        )  # fmt: skip
+        if is_over:
+            fresh = replace(fresh, last_pull_ms=run.checkpoint.started_ms)
+        if run.complete:
+            fresh = replace(fresh, last_complete_ms=run.checkpoint.started_ms)
+        self._freshness.note(self._label, fresh)
 
     def note_events(self, resource: str, facts: EventFacts) -> None:
         """Note what events have brought into a list that was scanned before."""
