@@ -42,6 +42,7 @@ HISTORY_COLUMNS = {
 }  # fmt: skip
 _UNKNOWN = "?"  # in `_hc_hidden`: of rows that were there before their history
 _DAY_MS = 86_400_000
+_DAYS_MAX = 700_000  # the calendar begins soon before
 _log = get_logger("history")
 Columns = Mapping[str, Mapping[str, Any]]
 
@@ -143,7 +144,8 @@ class HistoryTables:
                 self._hide(resource)
             self._notes.save({resource: _Note(0, 0, hidden)})
             if self._pull.history_days is not None:
-                limit = _moment(self._now_ms() - round(self._pull.history_days * _DAY_MS))
+                kept_ms = round(min(self._pull.history_days, _DAYS_MAX) * _DAY_MS)
+                limit = _moment(self._now_ms() - kept_ms)
                 self._run(resource, [("DELETE FROM {h} WHERE {to} < %s", (limit,))])
 
     def _is_empty(self, table: str) -> bool:

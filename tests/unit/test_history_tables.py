@@ -344,6 +344,17 @@ def test_a_history_that_was_switched_off_is_taken_up_again(rig: Rig):
     assert last[3:] == [10, 500]
 
 
+@pytest.mark.parametrize("days", [1_000_000, float("inf")])
+def test_versions_may_be_kept_for_longer_than_the_calendar_goes_back(rig: Rig, days: float):
+    """Whoever wants all of them may write a number that is large enough for ever."""
+    rig.prepare()
+    rig.land(10, a("1"))
+    rig.land(20, a("2"))
+    rig.reopen(history_days=days)
+    rig.prepare(500)
+    assert [each[1] for each in rig.versions()] == ["1", "2"]
+
+
 def test_old_versions_are_forgotten(rig: Rig):
     """Those that ended more than `history_days` ago; the open one stays for however long."""
     rig.prepare()
