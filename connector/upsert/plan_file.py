@@ -132,7 +132,7 @@ class PrivateFile:
     """
 
     def __init__(self, path: Path, *, begins: bytes, what: str, option: str) -> None:
-        self.path, self._what = path, what
+        self.path, self._what, self._option = path, what, option
         self._advice = f"Name another file: {option} F."
         self._check_target(begins)
         self._new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -176,8 +176,10 @@ class PrivateFile:
         self._file = None
 
     def _failed(self, error: OSError) -> UsageError:
-        reason = f"{self._what} can't be written: {error.strerror}"
-        return UsageError(f"{self.path}: {reason}. Free some space, or: {self._advice}")
+        return UsageError(
+            f"{self.path}: {self._what} can't be written: {error.strerror}. Check its folder and "
+            f"the free space, or name another file: {self._option} F."
+        )
 
     def __enter__(self) -> Self:
         return self
