@@ -424,8 +424,9 @@ def rewrite_file(path: Path) -> None:
             as it is.
     """
     new, log = path.with_name(f".{path.name}.rewritten"), path.with_name(f"{path.name}.wal")
+    unfinished = (new, new.with_name(f"{new.name}.wal"))
     try:
-        for left in (new, new.with_name(f"{new.name}.wal")):  # of a run that was killed
+        for left in unfinished:  # of a run that was killed
             left.unlink(missing_ok=True)
         with closing(_connect(path)) as connection:
             connection.execute("FORCE CHECKPOINT")
@@ -448,7 +449,8 @@ def rewrite_file(path: Path) -> None:
         ) from error
     finally:
         with suppress(OSError):
-            new.unlink(missing_ok=True)
+            for left in unfinished:
+                left.unlink(missing_ok=True)
 
 
 def sync_path(path: Path) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from connector.errors import DestinationError
+from pipelines.destination.identity import work_paths
+from pipelines.destination.working_file import rewrite_file
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.conftest import Puller
@@ -47,3 +50,16 @@ def test_a_ledger_without_room_doesnt_hide_what_a_pull_did(puller: Puller):
     assert report.summary["resources"]["notes"]["rows_read"] == 200
     healed = puller.pull_ok("notes")
     assert healed.summary["resources"]["notes"]["rows"] == 200
+
+
+@pytest.mark.usefixtures("room")
+def test_a_file_that_cant_be_rewritten_leaves_nothing_of_its_copy(puller: Puller):
+    """As `forget` does it: the copy takes as much room as the file, and its log some more."""
+    puller.pulled()
+    path = work_paths(puller.settings).working_file
+    files = set(path.parent.iterdir())
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * ROOM_BYTES, hard_limit))
+    with pytest.raises(DestinationError):
+        rewrite_file(path)
+    assert set(path.parent.iterdir()) == files
