@@ -190,7 +190,7 @@ def open_rejects(settings: Settings, request: PushRequest, rows: Input) -> Rejec
 
 def rejects_path(settings: Settings, request: PushRequest) -> Path:
     """Where the rejects of a request go; see `open_rejects`."""
-    path = request.rejects or _default_rejects_path(request, settings.account)
+    path = _wanted_rejects_path(settings, request)
     if not _may_be_written(path, request, "--rejects", is_asked=request.rejects is not None):
         inner = settings.state_path / "rejects"
         inner.mkdir(mode=0o700, exist_ok=True)
@@ -207,8 +207,7 @@ def open_results(settings: Settings, request: PushRequest, rows: Input) -> Resul
     assert request.results is not None
     path = request.results
     _may_be_written(path, request, "--results", is_asked=True)
-    rejects = request.rejects or _default_rejects_path(request, settings.account)
-    if path.absolute() == rejects.absolute():
+    if path.absolute() == _wanted_rejects_path(settings, request).absolute():
         raise UsageError(f"--results {path} is the rejects file as well. Choose another path.")
     return ResultsFile(path, rows.columns, **_how(settings, request, rows))
 
@@ -233,12 +232,14 @@ def _how(settings: Settings, request: PushRequest, rows: Input) -> dict[str, Any
     }
 
 
-def _default_rejects_path(request: PushRequest, account: str | None) -> Path:
+def _wanted_rejects_path(settings: Settings, request: PushRequest) -> Path:
+    if request.rejects is not None:
+        return request.rejects
     if request.file is not None and request.file != "-":
         path = Path(request.file)
-        return path.with_name(next_rejects_name(path.name, account))
+        return path.with_name(next_rejects_name(path.name, settings.account))
     name = "stdin" if request.file else (request.table or "query").replace("/", "_")
-    return Path(next_rejects_name(name, account))
+    return Path(next_rejects_name(name, settings.account))
 
 
 def job_request(settings: Settings, name: str) -> PushRequest:

@@ -494,8 +494,9 @@ class NumberFormat:
     """One format. code: as the workbook has it; number: of a built-in one, which has no code."""
 
     def __init__(self, code: str | None, number: int = -1) -> None:
-        self._sections = [_FormatSection(part) for part in _split(code or "")]
-        first = _FormatSection(_SECOND_PARTS.sub("", _split(code or "")[0]))
+        parts = _split(code or "")
+        self._sections = list(map(_FormatSection, parts))
+        first = _FormatSection(_SECOND_PARTS.sub("", parts[0]))
         letters = {*first.codes.lower()}
         elapsed = any(re.fullmatch(r"[hms]+", text, re.IGNORECASE) for text in first.brackets)
         self._is_elapsed = elapsed or number == 46

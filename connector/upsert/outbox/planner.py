@@ -305,8 +305,10 @@ class Planner:
             # people who share a contact don't go out at once
             number = rows[0].write.person if len(named) > 1 else self._number_of(id_)
             self._plan_named(id_, own, number)
-        if unnamed:
-            self._plan_unnamed(unnamed)
+        if unnamed:  # they share contacts, directly or through others
+            rest = self._reject_other_people(unnamed)
+            for together in [unnamed] if len(rest) == len(unnamed) else _by_person(rest):
+                self._merge_rows(together)
 
     def _plan_named(self, id_: str, rows: list[RowPlan], number: int) -> None:
         """Rows of a pulled table that are about one prospect. number: for `Write.person`."""
@@ -320,12 +322,6 @@ class Planner:
                 self._book_row(row, number)
         if merged:
             self._merge_rows(merged, number)
-
-    def _plan_unnamed(self, rows: list[RowPlan]) -> None:
-        """Rows that share contacts, directly or through others."""
-        rest = self._reject_other_people(rows)
-        for together in [rows] if len(rest) == len(rows) else _by_person(rest):
-            self._merge_rows(together)
 
     def _number_of(self, prospect_id: str) -> int:
         """What `Write.person` is for rows about this prospect."""
@@ -424,7 +420,9 @@ class Planner:
 
     def _book_row(self, row: RowPlan, person: int) -> None:
         """Count and store what was planned for a row. person: its `Write.person`."""
-        needed, creates = self._open_activities(row), self._would_create(row)
+        needed = self._open_activities(row)
+        # without a complete copy, the person of a row that isn't known may exist all the same
+        creates = self._finder.pulled.complete_ms is not None and not (row.looks or row.follows)
         if row.is_bad:
             needed, row.merged = [], None
         if row.sends_person and (row.prospect_id is not None or creates):
@@ -451,11 +449,6 @@ class Planner:
         )
         if row.is_bad:
             self._on_reject(reject_of(row.write, row.reason or "", row.names))
-
-    def _would_create(self, row: RowPlan) -> bool:
-        """Whether a row about a person who isn't known surely creates them."""
-        is_first = not (row.looks or row.follows)
-        return is_first and self._finder.pulled.complete_ms is not None
 
     def _looks(self, row: RowPlan) -> bool:
         """Whether the person is looked up before the row is sent."""
