@@ -161,6 +161,17 @@ class ExportedRows:
         return Exported(version_ms, was=was, added=added)
 
 
+def is_version_lost(entries: Entries, write: Write, memory: RowMemory) -> bool:
+    """Whether a row of a pulled table names no version that is known: cells that differ may be what
+    was edited in the export, or what was edited in HiringCenter since. memory: of the row."""
+    if write.exported is None:
+        return False
+    exported = Exported.from_bytes(write.exported)
+    before, _ = unpacked(memory.entry.cells) if memory.entry else ({}, {})
+    mark = frozenset((entries.hasher.cell(VERSION, exported.updated_at_ms),))
+    return not exported.was and before.get(VERSION) != mark
+
+
 def as_exported(entries: Entries, write: Write, memory: RowMemory) -> RowMemory:
     """What is remembered for a row of a pulled table: its entry, while that is of the same
     version; else what it was exported as, as if this source had settled that.

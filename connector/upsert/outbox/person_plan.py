@@ -19,7 +19,7 @@ from connector.upsert.outbox.evidence import (
     PulledProspect,
     fields_of_item,
 )
-from connector.upsert.outbox.exported_rows import Exported, as_exported
+from connector.upsert.outbox.exported_rows import Exported, as_exported, is_version_lost
 from connector.upsert.outbox.forgotten import NONE_FORGOTTEN, Forgotten
 from connector.upsert.outbox.matching import Hasher, same_value
 from connector.upsert.outbox.merge import (
@@ -167,6 +167,10 @@ class RowPlan:
         self.outcome, self.reason = outcome, reason
         self.prospect_id, self.kept_fields = prospect_id, kept
 
+    def add_note(self, note: str) -> None:
+        """Something to report of the row, whatever becomes of it."""
+        self.write = self.write._replace(note="; ".join(filter(None, (self.write.note, note))))
+
     @property
     def sends_person(self) -> bool:
         return self.outcome in ("create", "update", "send")
@@ -215,6 +219,10 @@ def unread_note(merged: PersonMerge | None) -> str | None:
     )
 
 
+_VERSION_LOST = (
+    "updated_at isn't that of a version known here, so edits of the export can't be told from "
+    "those in HiringCenter: export again, or send the row with --force"
+)
 DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
 
 
@@ -253,11 +261,12 @@ class PersonPlanner:
             self._plan_unknown(rows, rules)
             return
         theirs = self._person(rows, prospect_id)
+        lost = [is_version_lost(self._entries, row.write, row.memory) for row in rows]
         for row in rows:
             row.known.memory = as_exported(self._entries, row.write, row.memory)
         merged = merge([row.memory for row in rows], theirs, rules, self._cell)
         alone = self._looks_alone(merged, theirs)
-        for row in rows:
+        for row, is_lost in zip(rows, lost, strict=True):
             own = row.merged = _of_row(merged, row)
             row.is_known = theirs is not None
             self._settle(row, rows, merged, prospect_id)
@@ -280,6 +289,8 @@ class PersonPlanner:
             if lacks_names(row.memory.says):
                 self._add_name(row, theirs)
             _note_disagreement(row, merged)
+            if is_lost and own.kept:
+                row.add_note(_VERSION_LOST)
 
     def _plan_unknown(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
         """The rows are about a person who isn't known: the first with names creates them."""
@@ -541,5 +552,4 @@ def _note_disagreement(row: RowPlan, merged: PersonMerge) -> None:
     """Report the fields about which rows of one person disagree."""
     says = row.memory.says
     if names := [each.name for each in merged.fields if each.disagree and each.name in says]:
-        note = f"rows of this person disagree: {', '.join(names)}"
-        row.write = row.write._replace(note="; ".join(filter(None, (row.write.note, note))))
+        row.add_note(f"rows of this person disagree: {', '.join(names)}")

@@ -239,9 +239,11 @@ def test_an_export_of_a_replaced_version_keeps_and_reports(
     (message,) = [each.message or "" for each in report.noteworthy if each.prospect_id == row["id"]]
     assert "title" in message
     assert "company" in message
+    assert "updated_at isn't that of a version known here" in message
     row["title"] = "Teller"
     report = push_file(pulled, write_parquet(path, rows))
     assert report.summary["updated"] == 1
+    assert not any("isn't that of a version" in (each.message or "") for each in report.noteworthy)
     assert orjson.loads(posts(sandbox)[0].body).get("company") in (None, "Lloyd's")
 
 
