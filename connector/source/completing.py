@@ -17,6 +17,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from math import inf
 from typing import Any
 
 from connector.api.client import ApiClient
@@ -59,8 +60,9 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
 class Completion:
     """The rows of a list beyond `last`, its last page. Iterate it once, noting each step in `seen`.
 
-    params: the list's filters. slices: learned from its rows. is_proven: afterwards, whether the
-    list's end is proven. helped: whether there were rows that the pages before didn't have.
+    params: the list's filters. slices: learned from its rows. known_gap: how many of the rows that
+    the server counts the last scan could not find. is_proven: afterwards, whether the list's end is
+    proven. helped: whether there were rows that the pages before didn't have.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Completion:
         seen: Sightings,
         last: Step,
         slices: Slices,
+        known_gap: int = 0,
     ) -> None:
         self._client, self._resource, self._params = client, resource, dict(params)
+        self._known_gap = known_gap
         self._seen, self._last, self._slices = seen, last, slices
         self._listed = seen.listed()
         self.is_proven = False
@@ -106,7 +110,8 @@ class Completion:
             if not self._seen.missing():
                 break
         if is_cut and self._seen.missing():
-            for step in self._in_slices(last.limit):
+            slices = self._in_slices(last.limit)
+            for step in self._while_productive(slices, gap=self._known_gap):
                 yield step
                 if not self._seen.missing():
                     return
@@ -115,12 +120,13 @@ class Completion:
     def _is_gap_small(self) -> bool:
         return self._seen.missing() <= max(MARGIN, self._seen.listed() // 10)
 
-    def _while_productive(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """Steps while some of them bring new rows."""
+    def _while_productive(self, steps: Iterator[Step], *, gap: float = inf) -> Iterator[Step]:
+        """Steps while some of them bring new rows, or more than `gap` rows are missing."""
         barren, listed = 0, self._seen.listed()
         for step in steps:
             yield step
-            barren = 0 if self._seen.listed() > listed else barren + 1
+            is_worth_it = self._seen.listed() > listed or self._seen.missing() > gap
+            barren = 0 if is_worth_it else barren + 1
             listed = self._seen.listed()
             if barren >= PATIENCE:
                 return

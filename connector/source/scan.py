@@ -268,7 +268,7 @@ class Scan:
             return
         rest = Completion(
             self._client, self.plan.resource, self.plan.params,
-            seen=self._seen, last=last, slices=self._slices,
+            seen=self._seen, last=last, slices=self._slices, known_gap=self._known_gap,
         )  # fmt: skip
         for step in rest:
             yield self._scanned(step.page)
@@ -276,6 +276,12 @@ class Scan:
         self._helped = rest.helped
         if rest.is_proven and self._cut is not None:
             self._cut, self._end_is_sure = None, True
+
+    @property
+    def _known_gap(self) -> int:
+        """How many rows of its count the last scan couldn't find, whatever it asked for."""
+        known = self._known
+        return known.gap if known is not None and known.kind is DoubtKind.COUNT else 0
 
     def _was_tried_in_vain(self, missing: int) -> bool:
         known = self._known

@@ -585,6 +585,25 @@ def test_rows_in_no_slice_are_counted_in_the_doubt():
     assert len(server.asked) < 100
 
 
+def test_a_row_that_no_slice_finds_is_searched_for_once():
+    """Every slice is tried for it in one scan; the next one finds the others, new ones too, and
+    then gives up after a few more requests."""
+    named = [{"id": f"x{n}", "firstName": f"Ann{n % 20}", "title": f"t{n % 9}"} for n in range(120)]
+    rows = [*mixed(prospects(120), named), {"id": "lost"}]
+    server = ListServer(rows, paged=False, counted=True, matches=by_part, clamps=40)
+    first = scan(server, "prospects")
+    assert len(set(read(first))) == 240
+    doubt = doubt_of(first)
+    assert (doubt.kind, doubt.gap) == (DoubtKind.COUNT, 1)
+    searched = len(server.asked)
+    server.asked.clear()
+    server.rows.append({"id": "new", "title": "t0"})
+    again = scan(server, "prospects", known=doubt)
+    assert set(read(again)) == {row["id"] for row in server.rows} - {"lost"}
+    assert len(server.asked) <= searched / 2
+    assert doubt_of(again).is_known(doubt)
+
+
 def test_filters_that_the_server_ignores_do_not_pass_for_slices():
     """Everything comes back, whatever is asked: not asked again and again."""
     server = ListServer(prospects(3000), paged=False, counted=True, clamps=40)
