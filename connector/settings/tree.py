@@ -182,7 +182,9 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_secre
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 LedgerUrl = Annotated[str, AfterValidator(check_ledger_url)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+_MOST_S = 10**10  # three hundred years; more leaves the calendar
+Positive = Annotated[float, Field(gt=0, le=_MOST_S)]
+NotNegative = Annotated[float, Field(ge=0, le=_MOST_S)]
 Names = tuple[str, ...]
 Dataset = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")]  # it names files and schemas
@@ -224,7 +226,7 @@ class PullSettings(Section):
 
     full_share: Fraction = 0.10
     full_every_s: Positive = 86_400.0
-    lookback_s: Annotated[float, Field(ge=0)] = 300.0
+    lookback_s: NotNegative = 300.0
     chunk_s: Positive = 5.0
     chunk_pages: Annotated[int, Field(ge=1)] | None = None
     page_size: Annotated[int, Field(ge=1)] = 200
@@ -267,7 +269,7 @@ class WriteSettings(Section):
     retention_days: Annotated[int, Field(ge=1)] = 90
     undo_days: Annotated[int, Field(ge=0)] = 7
     max_in_flight: Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)] = MOST_IN_FLIGHT
-    fresh_s: Annotated[float, Field(ge=0)] = 900.0
+    fresh_s: NotNegative = 900.0
     lookups: Annotated[int, Field(ge=0)] = 500
 
 

@@ -35,7 +35,7 @@ from connector.budget import Budget
 from connector.clock import wall_ms
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.fields import SEEN_COLUMN, since_ms, to_datetime
+from connector.source.fields import SEEN_COLUMN, is_ms, since_ms, to_datetime
 from connector.source.own_pipeline import (
     SECTION,
     STAMPED,
@@ -137,8 +137,8 @@ def hiringcenter(
 
 
 def _ms(since: datetime | str | int | None) -> int | None:
-    if since is None or type(since) is int:
-        return since
+    if since is None or is_ms(since):
+        return cast("int | None", since)
     return since_ms(str(since))
 
 

@@ -141,14 +141,16 @@ def since_ms(text: str) -> int:
     """A date, a time (UTC unless it says otherwise) or Unix milliseconds, in milliseconds.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or not within the calendar.
     """
     if text.isdecimal() and len(text) > 8:  # shorter ones are dates: 20260301
-        return int(text)
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
+        ms = int(text)
+    else:
+        moment = datetime.fromisoformat(text)
+        ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not is_ms(ms):
+        raise ValueError(f"{text[:30]} isn't within the calendar")
+    return ms
 
 
 def sql_time(client: Any, moment: Any) -> Any:

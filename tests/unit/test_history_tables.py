@@ -344,7 +344,7 @@ def test_a_history_that_was_switched_off_is_taken_up_again(rig: Rig):
     assert last[3:] == [10, 500]
 
 
-@pytest.mark.parametrize("days", [1_000_000, float("inf")])
+@pytest.mark.parametrize("days", [1_000_000, 10**10])
 def test_versions_may_be_kept_for_longer_than_the_calendar_goes_back(rig: Rig, days: float):
     """Whoever wants all of them may write a number that is large enough for ever."""
     rig.prepare()

@@ -146,6 +146,14 @@ def test_a_malformed_line_in_dotenv_is_warned_about_once(
     assert "line 2" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["lookback_s", "meetings_past_s", "meetings_ahead_s"])
+@pytest.mark.parametrize("value", ["1e12", "inf"])
+def test_a_time_that_leaves_the_calendar_is_refused(name: str, value: str):
+    """When settings are read: each pull would end as a bug of the connector."""
+    with pytest.raises(BadSetting, match=f"{name}: Input should be less than or equal to"):
+        load_with({f"HIRINGCENTER_PULL__{name.upper()}": value})
+
+
 @pytest.mark.parametrize("name", ["base_url", "ledger_url"])
 def test_an_address_that_is_a_number_is_refused(tmp_path: Path, name: str):
     """As any other value of the wrong kind: in words, by name."""

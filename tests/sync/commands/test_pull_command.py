@@ -101,7 +101,12 @@ def test_plain_http_to_a_foreign_host_is_refused(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("pull", "prospect"), ("pull", "--since", "yesterday"), ("status", "--max-age", "2 weeks")],
+    [
+        ("pull", "prospect"),
+        ("pull", "--since", "yesterday"),
+        ("pull", "--since", "1" * 17),
+        ("status", "--max-age", "2 weeks"),
+    ],
 )
 def test_bad_arguments_are_exit_2_and_say_what_is_right(
     run: Run, sandbox: Sandbox, arguments: tuple[str, ...]
