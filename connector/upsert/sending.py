@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 import orjson
 import sqlalchemy as sa
@@ -116,9 +115,7 @@ class Sender:
         if scan is not None and options.rechecks:
             self._scans = PeopleScans(outbox, options, scan)
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
-        self._settler = Settler(
-            outbox, self._receipts, options, images, self._looking, partial(server_ms, api)
-        )
+        self._settler = Settler(outbox, self._receipts, options, images, self._looking, api)
         self._spared = SparedLooks(
             options, self._looking, self._receipts, self._scans, outbox.clock
         )

@@ -6,16 +6,17 @@ then on: its receipt and aliases, and any uncertainty or dispute, are updated to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
+from connector.api.client import ApiClient
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.activities import ActivitySender
-from connector.upsert.delivery import Finding, Item, Unclear
+from connector.upsert.delivery import Finding, Item, Unclear, server_ms
 from connector.upsert.looking import Looking
 from connector.upsert.outbox.entries import Entries, Refusal, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
@@ -84,8 +85,7 @@ class Settler:
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
     uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. activities: what
     rows add to people. recovering: what earlier runs left open isn't settled yet. unanswered: why
-    one of those is still open. looking: its rules may change by what an answer shows. server_ms:
-    the earliest that the server's clock can show now; None where that isn't known.
+    one of those is still open. looking: its rules may change by what an answer shows.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Settler:
         options: PushOptions,
         images: BeforeImages | None,
         looking: Looking,
-        server_ms: Callable[[], int | None],
+        api: ApiClient,
     ) -> None:
         self._outbox, self._receipts, self._images = outbox, receipts, images
-        self._options, self._clock, self._server_ms = options, outbox.clock, server_ms
+        self._options, self._clock, self._api = options, outbox.clock, api
         self._entries = Entries(outbox.scope, outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
@@ -331,7 +331,7 @@ class Settler:
         `update: false` may have changed them."""
         changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
         if sent_ms is None and write.sent_ms is not None:  # sent before the first answer came
-            server_now_ms = self._server_ms()
+            server_now_ms = server_ms(self._api)
             if server_now_ms is not None:
                 sent_ms = server_now_ms - (self._clock.now_ms() - write.sent_ms)
         if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
@@ -486,7 +486,7 @@ class Settler:
         known = (write.prospect_id, row.prospect_id)
         about = frozenset((*people, *filter(None, known)))
         asked = self._options.asked(write.content, self._outbox.hasher)
-        server_now_ms = self._server_ms()
+        server_now_ms = server_ms(self._api)
         moment_ms = now_ms if server_now_ms is None else server_now_ms
         refused = Refusal(asked, about, reason, max(moment_ms, known_ms or 0))
         self._entries.put_refused(connection, write, refused, now_ms)

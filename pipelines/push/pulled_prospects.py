@@ -378,18 +378,15 @@ class CopiedProspects(PulledProspects):
                 None if labels is None else orjson.dumps(labels).decode()
                 for labels in wanted["labels"]
             ]
-        emails, phones = wanted.get("email", []), wanted.get("phone", [])
-        digits = [phone and (re.sub(r"\D", "", phone)) for phone in phones]
-        wanted["email_key"] = [email and email.casefold() for email in emails] or [None] * len(
-            compared
-        )
-        wanted["digits"] = digits or [None] * len(compared)
-        wanted["phone_key"] = [each and each[-_KEY_DIGITS:] for each in wanted["digits"]]
+        emails, phones = (wanted.get(name, [None] * len(compared)) for name in CONTACTS)
+        digits = [phone and re.sub(r"\D", "", phone) for phone in phones]
+        wanted["email_key"] = [email and email.casefold() for email in emails]
+        wanted["phone_key"] = [each and each[-_KEY_DIGITS:] for each in digits]
+        wanted["digits"], wanted["position"] = digits, asked
         wanted["e164"] = [
             each if phone and phone[0] == "+" else None
             for phone, each in zip(phones, digits, strict=True)
-        ] or [None] * len(compared)
-        wanted["position"] = asked
+        ]
         self._copy.find_places(self._keys)
         self._copy.register("wanted", wanted)
         found = self._copy.query(self._alike or self._make_alike())

@@ -105,12 +105,12 @@ class ExportedRows:
             reason = _NOT_PULLED.format(id=id_, column=column)
             return Reject(row.row_number, row.values, column, reason)
         theirs = fields_of_item(copied.fields, of_copy=True)
-        valid = self._checked(row, theirs)
         is_deleted = copied.deleted_at_ms is not None
         if is_deleted or not is_empty(row.values.get(self._columns.deleted_at)):
             return self._left_alone(row, id_, _DELETED)
         if all(is_nothing(theirs.get(name, "?")) for name in ("email", "phone")):
             return self._left_alone(row, id_, _NO_CONTACT)
+        valid = self._checked(row, theirs)
         if isinstance(valid, Reject):
             return valid
         email, phone = self._validator.identities({**theirs, **valid.payload})
