@@ -446,12 +446,14 @@ _table = st.integers(2, 4).flatmap(
 def test_whatever_the_standard_writer_writes_is_read_back(
     write: WriteFile, rows: list[list[str]], delimiter: str, encoding: str, line_end: str
 ) -> None:
-    """Every cell of every table, in every dialect; rows with nothing in them are counted."""
+    """Every cell of every table, in every dialect; rows of white space alone are counted."""
     text = io.StringIO(newline="")
     quoting = csv.QUOTE_MINIMAL if line_end == "\r\n" else csv.QUOTE_ALL  # a bare \r needs quotes
     writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
-    writer.writerow([f"column {n}" for n in range(len(rows[0]) if rows else 2)])
+    # fields, so that no row below can be taken for the header
+    writer.writerow(["firstName", "lastName", "title", "city"][: len(rows[0]) if rows else 2])
     writer.writerows(rows)
     read = open_input(write(text.getvalue(), encoding))
-    assert [list(row.values.values()) for row in read] == [row for row in rows if any(row)]
-    assert read.empty_rows.count == sum(not any(row) for row in rows)
+    filled = [row for row in rows if any(cell.strip() for cell in row)]
+    assert [list(row.values.values()) for row in read] == filled
+    assert read.empty_rows.count == len(rows) - len(filled)

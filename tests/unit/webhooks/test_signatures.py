@@ -26,7 +26,10 @@ def verdict(
     return verify(signatures, body, secrets, now_s=now_s).verdict
 
 
-@given(st.text(min_size=1).filter(lambda text: text.isprintable()), st.text(), st.integers(0, 9**9))
+_secret = st.text().filter(lambda text: text.isprintable() and text.strip())  # as Stripe asks
+
+
+@given(_secret, st.text(), st.integers(0, 9**9))
 def test_what_another_implementation_signs_is_genuine(secret: str, text: str, at_s: int):
     """Any secret, body and time; and what we sign, it accepts."""
     body = text.encode()
