@@ -478,12 +478,16 @@ def list_state(
 def begin(
     known: ListState, plan: ScanPlan, *, now_ms: int, full: bool = False, keeps_ids: bool = False
 ) -> ListScan:
-    """The scan that `plan` asks for: an earlier run's unfinished one if it is of the same kind.
+    """The scan that `plan` asks for: an earlier run's unfinished one if it is of the same kind,
+    except that `full` leaves those that were to be read in parts.
 
     full, keeps_ids: as in `plan_scans` and `list_state`.
     """
     left = known.left
-    if left and left.plan.kind is plan.kind and _look_back(left.plan) == _look_back(plan):
+    # who asks for all of a list wants it as it is now, not parts that earlier pulls have read
+    is_outdated = full and left is not None and left.plan.max_pages is not None
+    is_alike = left and left.plan.kind is plan.kind and _look_back(left.plan) == _look_back(plan)
+    if left and is_alike and not is_outdated:
         reason = plan.reason
         if not reason.startswith("resumes"):
             reason = f"resumes where a run stopped: {reason}"

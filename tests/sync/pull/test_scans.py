@@ -346,6 +346,25 @@ def test_a_scan_that_was_read_to_its_end_is_ended_first_and_then_the_plan_begun(
     assert new["id"] in landed_duckdb(puller.settings.duckdb_path, "notes")
 
 
+def test_full_takes_all_of_a_list_of_which_earlier_pulls_have_read_parts(puller: Puller):
+    """What was changed in those parts since is found, and what was deleted from them."""
+    store = puller.sandbox.store
+    puller.lists = ("prospects",)
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 60)
+    puller.sandbox.options.prospects_order = "oldest"  # which leaves no narrow scan
+    puller.pull_ok()
+    puller.change(rate_limits=(RateLimit(6000, 1.0), RateLimit(6000, 3600.0)))
+    puller.change_pull(full_share=0.0001)
+    part = puller.pull_ok().summary["resources"]["prospects"]
+    assert (part["scan"], part["complete"], part["rows_read"]) == ("full", False, 60)
+    first, second, *_ = store.all("prospects")
+    store.delete("prospects", first["id"])
+    store.update("prospects", second["id"], {"title": "edited"})
+    assert puller.pull_ok(full=True).summary["resources"]["prospects"]["complete"] is True
+    assert puller.counts("rows_deleted") == {"prospects": 1}
+    puller.assert_true()
+
+
 def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(puller: Puller):
     """Each pull finds new rows and reads some pages more; after the last ones, deletions are
     found. Until then, the run and its freshness are about the narrow scan."""
