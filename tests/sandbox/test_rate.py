@@ -58,7 +58,7 @@ def test_a_fixed_window_counts_between_its_borders(steps: list[float], alignment
 
 
 @given(gaps)
-def test_a_weighted_window_is_no_more_generous_than_a_fixed_one(steps: list[float]):
+def test_a_weighted_window_is_never_more_generous_than_a_fixed_one(steps: list[float]):
     """What it lets in, a fixed window would have let in as well, in the same order."""
     times = _times(steps)
     windows = {"windows": ((3, 4.0),)}

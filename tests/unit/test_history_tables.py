@@ -170,7 +170,7 @@ def test_a_scan_before_the_former_version_is_ignored(rig: Rig):
     assert rig.versions()[-1] == ("a", "3", 30, None, 20, 31)
 
 
-def test_a_deletion_ends_a_version_and_who_comes_back_has_another(rig: Rig):
+def test_a_deletion_ends_a_version_and_a_return_begins_another(rig: Rig):
     """The gap is the time for which the row was known to be deleted."""
     rig.prepare()
     rig.land(10, a("1"))

@@ -99,7 +99,7 @@ def test_a_concurrent_earlier_version_writes_into_the_same_tables(postgres_url: 
     earlier.dispose()
 
 
-def test_a_user_who_may_not_move_them_works_where_they_are(postgres_url: str):
+def test_a_user_without_rights_to_move_the_tables_works_where_they_are(postgres_url: str):
     """An upgrade asks for no new privilege."""
     fill(postgres_url)
     move_back(postgres_url)

@@ -117,7 +117,7 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-def test_a_server_that_cannot_prove_who_it_is_never_sees_the_key(
+def test_a_server_whose_certificate_fails_never_sees_the_key(
     bench: Bench, tls: ssl.SSLContext, no_proxies: Callable[[str, str], None]
 ):
     """No retry: its certificate won't change."""

@@ -27,7 +27,7 @@ def test_requests_are_sent_by_httpx(bench: Bench, caplog: pytest.LogCaptureFixtu
     assert len([record for record in caplog.records if record.name == "httpx"]) == 1
 
 
-def test_a_request_carries_the_key_its_parameters_and_who_asks(bench: Bench):
+def test_a_request_carries_the_key_its_parameters_and_the_user_agent(bench: Bench):
     """Repeated parameters are repeated; nothing is sent that wasn't asked for."""
     client = bench.serve(page("1"))
     client.page("prospects", {"label": ["a b", "ü"], "limit": "5"})

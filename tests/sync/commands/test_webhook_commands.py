@@ -127,7 +127,7 @@ def test_serving_needs_a_secret_and_a_free_port(sandbox: Sandbox, run: Run, tmp_
     assert "HIRINGCENTER_WEBHOOK_SECRETS" in ended.summary["error"]["message"]
 
 
-def test_drain_and_list_tell_what_has_come(sandbox: Sandbox, run: Run):
+def test_drain_and_list_show_what_was_received(sandbox: Sandbox, run: Run):
     """Before anything has: that too."""
     empty = run("webhooks", "list", "--json").summary
     assert empty["received"] == {}

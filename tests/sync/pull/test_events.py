@@ -92,7 +92,7 @@ def test_a_pull_looks_up_the_people_named_by_events_and_reads_no_page(any_events
     events.assert_true()
 
 
-def test_a_late_event_doesnt_revive_who_was_deleted(events: Followed):
+def test_a_late_event_doesnt_revive_a_deleted_person(events: Followed):
     """The look-up decides, not the event."""
     people = events.trust()
     events.puller.sandbox.store.delete("prospects", people[3])

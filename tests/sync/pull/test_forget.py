@@ -161,7 +161,7 @@ def test_a_shared_phone_isnt_blocked_but_the_same_person_under_another_id_is(
     assert forgotten(puller.settings, EMAIL, remember_again=True).lifted == 0
 
 
-def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_sql(
+def test_a_persons_records_are_removed_also_where_ids_are_numbers_or_look_like_sql(
     any_puller: Puller,
 ):
     """An owner or a phone that the API sends as a number, whole or 4711.0, lands in a column of its

@@ -142,7 +142,7 @@ def test_an_outbox_that_is_lost_while_a_push_runs_stops_it(
     assert len(emails) == len(set(emails)) == 120
 
 
-def test_a_new_outbox_sends_what_differs_and_creates_who_is_missing(
+def test_a_new_outbox_sends_what_differs_and_creates_missing_people(
     either: Settings, sandbox: Sandbox, people: Path
 ):
     """On either ledger: one is as the file says, one was changed, one deleted, one note is

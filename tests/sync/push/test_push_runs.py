@@ -154,7 +154,7 @@ def test_contacts_are_nowhere_in_the_state(settings: Settings, people: Path):
                 assert secret not in content, path
 
 
-def test_what_sqlite_leaves_in_its_pages_goes_too(settings: Settings, tmp_path: Path):
+def test_what_sqlite_leaves_in_its_pages_is_erased_too(settings: Settings, tmp_path: Path):
     """Some builds delete without overwriting, and all split and fill pages again: once bodies are
     dropped, nothing of them can be read in the file."""
     push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,"))

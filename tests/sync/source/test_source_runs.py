@@ -116,7 +116,7 @@ def test_the_source_reads_a_list_too_big_for_a_daily_full_scan_in_parts(
 
 
 @DUCKDB
-def test_a_full_run_reads_every_page_and_a_look_back_reads_to_its_date(
+def test_a_full_run_reads_every_page_and_since_reads_to_its_date(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """`full=True` and `since`, whatever the plan would have been."""
@@ -258,7 +258,7 @@ def test_lists_of_different_lengths_are_each_read_once_in_chunks(
 
 
 @DUCKDB
-def test_a_look_back_in_chunks_first_ends_the_scan_that_was_left(
+def test_since_in_chunks_first_ends_the_unfinished_scan(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """Otherwise it would stay unfinished, and a loop until nothing is unfinished would not end."""
@@ -505,7 +505,7 @@ def test_many_missing_rows_cost_a_sample(
 
 
 @pytest.mark.parametrize("resource", ["notes"])
-def test_a_scan_is_resumed_only_by_who_knows_the_rows_it_met(resource: str):
+def test_a_scan_is_resumed_only_where_its_seen_rows_are_known(resource: str):
     """A pull keeps their ids, the source marks the rows: neither resumes the other's full scan,
     which would take what the other has read for deleted."""
     plan = ScanPlan(resource, ScanKind.FULL, "test")

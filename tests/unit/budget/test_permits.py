@@ -45,7 +45,7 @@ def test_the_first_request_ever_goes_alone():
     assert permits.room(allowed, one_out, Lane.PULL, 64) == 0
 
 
-def test_nothing_goes_before_a_hold_ends():
+def test_nothing_is_sent_before_a_hold_ends():
     state = FeedbackState(hold_until_s=1030.0, probing=1)
     empty = facts(Live(0, 0), Live(0, 0))
     allowed = permits.allowance(WINDOWS, state, Pulls(), empty)

@@ -115,7 +115,9 @@ def test_every_field_of_credentials_is_known_as_location_or_not():
         ("DESTINATION__WAREHOUSE__DESTINATION_TYPE", "postgres"),
     ],
 )
-def test_credentials_and_places_are_found(monkeypatch: pytest.MonkeyPatch, name: str, value: str):
+def test_credentials_and_locations_are_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
     """The dlt way of saying where rows go stays open."""
     monkeypatch.setenv(name, value)
     with own_configuration():

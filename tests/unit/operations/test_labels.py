@@ -195,7 +195,7 @@ def test_secrets_toml_names_the_same_place(tmp_path: Path):
         context.reload_providers()
 
 
-def test_different_places_never_share_a_label():
+def test_different_locations_never_share_a_label():
     """Hosts, ports, databases, projects, accounts, endpoints: one each is enough to differ."""
     places = [
         ("postgres", {"credentials": {"host": host, "port": port, "database": database}})

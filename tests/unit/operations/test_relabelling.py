@@ -137,7 +137,7 @@ def test_what_is_configured_today_finds_everything(
 
 
 @pytest.mark.parametrize("shape", OLD)
-def test_labels_of_places_that_are_configured_no_more_are_cleaned(tmp_path: Path, shape: str):
+def test_labels_of_locations_no_longer_configured_are_cleaned(tmp_path: Path, shape: str):
     """Another destination is in use today, or the password has changed since."""
     destination, value, label = OLD[shape]
     own, raw = settings(tmp_path, "duckdb"), label_of_0_1(destination, value)

@@ -731,7 +731,7 @@ def test_a_killed_head_scan_that_had_come_below_the_watermark_is_through():
     assert server.asked == []
 
 
-def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
+def test_a_scan_in_parts_whose_page_tokens_expire_reads_all_at_once():
     """Otherwise each run would restart, and none would ever reach the end."""
     server = ListServer(records(50))
     plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
@@ -1163,7 +1163,7 @@ def refused(status: int) -> Exception:
         ({"id": "b"}, Found.UNDECIDED),
     ],
 )
-def test_a_row_is_gone_or_there_only_where_the_api_says_so(answer: Any, found: Found):
+def test_a_row_is_deleted_or_present_only_where_the_api_says_so(answer: Any, found: Found):
     """What it neither shows nor denies stays undecided, with a warning, and fails nothing."""
     look_ups = answering({"a": answer})
     assert look_ups.look("a") == (answer if found is Found.ALIVE else None)

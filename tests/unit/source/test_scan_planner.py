@@ -85,7 +85,7 @@ def test_a_list_pulled_alone_has_the_share_alone():
     assert kinds(planned({"prospects": known("prospects", 600)})) == {"prospects": "full"}
 
 
-def test_the_rest_goes_where_no_narrow_scan_finds_changes():
+def test_the_rest_of_the_share_goes_where_no_narrow_scan_finds_changes():
     """Prospects in no order are read before all others, and others narrowly."""
     lists = all_known()
     lists["prospects"] = known("prospects", order=None)

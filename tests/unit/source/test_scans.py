@@ -130,14 +130,14 @@ def test_one_per_cent_of_the_hour_is_kept_in_a_pull_with_nothing_new():
     ("resource", "kind"),
     [("prospects", "head"), ("notes", "head"), ("tasks", "full"), ("meetings", "window")],
 )
-def test_a_bounded_look_back_reads_no_more_than_the_list_makes_it(resource: str, kind: str):
+def test_a_bounded_scan_since_a_date_reads_only_what_the_list_needs(resource: str, kind: str):
     """And says so where a list can't be narrowed by time."""
     made = planned(resource, facts(2000), since_ms=NOW_MS - 100 * HOUR_MS)
     assert made.kind == kind
     assert made.backfill
 
 
-def test_a_look_back_leaves_the_watermark_alone():
+def test_since_leaves_the_watermark_alone():
     """The next pull reads on where the last one stopped."""
     made = planned("notes", facts(2000), since_ms=5)
     outcome = ScanOutcome(False, "", newest_ms={"createdAt": NOW_MS})

@@ -204,7 +204,7 @@ def test_nul_and_a_ten_megabyte_cell_are_read_as_they_are(write: WriteFile) -> N
     assert rows[2].values == {"a": "ok", "b": "3"}
 
 
-def test_a_cell_beyond_any_reason_refuses_the_file(write: WriteFile) -> None:
+def test_a_far_too_large_cell_refuses_the_file(write: WriteFile) -> None:
     """Most likely a quote that was never closed, long ago."""
     with pytest.raises(InputError, match=r"line 2: a cell of more than 16 million characters"):
         list(open_input(write('a,b\n"' + "x,1\n" * 4_200_000)))
@@ -422,9 +422,7 @@ def test_a_gzip_file_that_unpacks_to_far_more_is_refused(write: WriteFile) -> No
         ),
     ],
 )
-def test_a_row_beyond_any_reason_refuses_the_file(
-    write: WriteFile, text: str, message: str
-) -> None:
+def test_a_far_too_large_row_refuses_the_file(write: WriteFile, text: str, message: str) -> None:
     """Before it fills the memory with cells."""
     with pytest.raises(InputError, match=message):
         list(open_input(write(text)))

@@ -368,7 +368,7 @@ def test_the_exports_of_address_books_are_recognized(
     assert found.notes[0] == f"columns as {export} exports them"
 
 
-def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
+def test_a_mapping_overrides_the_columns_of_a_known_export() -> None:
     """Whoever maps the business phone means it, and may take the title for one."""
     mapping = ColumnMapping(
         columns={"Business Phone": "phone", "Title": "title"}, ignore=("Job Title",)

@@ -556,7 +556,7 @@ def test_a_postal_code_of_few_digits_is_doubted(text: str, is_short: bool) -> No
 
 
 @pytest.mark.parametrize("text", ["01.05.2025", "1.5.25", "2025.5"])
-def test_a_date_in_another_form_is_no_code(text: str) -> None:
+def test_a_date_in_another_form_isnt_a_code(text: str) -> None:
     """The reason says how to write a time."""
     found = reason({"note.body": "x", "note.date": text})
     assert "isn't a time. Write it as 2025-03-31T" in found

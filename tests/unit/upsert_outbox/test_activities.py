@@ -18,7 +18,7 @@ ROW = {"email": "ada@example.org", "note": {"body": "hello"}}
 
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])
 @pytest.mark.parametrize("is_known", [True, False])
-def test_create_only_adds_nothing_to_people_who_exist(
+def test_create_only_adds_nothing_to_existing_people(
     rig: Rig, api: FakeApi, on_match: str, is_known: bool
 ):
     """Whether they are known from a receipt or only to the API, in both revisions of its answer."""

@@ -83,7 +83,7 @@ def test_a_look_up_that_decides_nothing_is_tried_later_each_time_unless_another_
     assert waiting(inbox, now_ms=now_ms + 1) == ["p1"]
 
 
-def test_a_complete_scan_covers_who_was_named_well_before_it_began(inbox: Inbox):
+def test_a_complete_scan_covers_people_named_well_before_it_began(inbox: Inbox):
     """The clocks of two machines may differ by a minute."""
     inbox.store([event("p1")], now_ms=T)
     inbox.store([event("p2")], now_ms=T + 60_001)
@@ -230,7 +230,7 @@ def test_a_damaged_inbox_is_set_aside(tmp_path: Path):
     assert len([*(tmp_path / "state").glob("*.damaged-*")]) == 1
 
 
-def test_accounts_and_destinations_have_places_of_their_own(tmp_path: Path):
+def test_accounts_and_destinations_have_separate_inboxes(tmp_path: Path):
     """A person who has changed is looked up for each copy."""
     one = settings(tmp_path)
     other = settings(tmp_path, duckdb_path=tmp_path / "other.duckdb")
