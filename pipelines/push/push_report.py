@@ -208,5 +208,5 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         again = "push"
         if is_apply or "undoes" in summary:
             again = "apply the plan" if is_apply else "run the undo"
-        yield f"{plural(summary['not_sent'], 'row')} not sent; {again} again to send them."
+        yield f"{plural(summary['not_sent'], 'row')} not sent; {again} again to resume."
     yield requests_in_words(summary)

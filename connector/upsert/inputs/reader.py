@@ -162,7 +162,8 @@ def clean_header(cells: Sequence[str]) -> list[str]:
 
     Spreadsheets leave empty columns at the right; a cell below such a column is a ragged row.
     """
-    names = [cell.strip().strip("\ufeff").strip() for cell in cells]
+    # the second one was read as CP1252, and saved so
+    names = [cell.strip().strip("\ufeff").removeprefix("ï»¿").strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
     return names

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from connector.errors import nearest
 from connector.upsert.rows import MANNERS as MANNERS
 from connector.upsert.rows.cells import BadCell, check_readable, json_ready, text_of
-from connector.upsert.rows.contact import e164, email_identity, plain_email
+from connector.upsert.rows.contact import e164, email_identity, plain_contact, plain_email
 
 SHORT_CHARS, LONG_CHARS = 1_000, 100_000
 _NO_CONTROLS = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"
@@ -414,8 +414,9 @@ LONGEST_NAME = 64
 
 
 def normalized(name: str) -> str:
-    """`name` as it is compared: `E-mail`, `e_mail` and `EMAIL` are one."""
-    return _SPACING.sub("", name).casefold()
+    """`name` as it is compared: `E-mail`, `e_mail` and `EMAIL` are one, also where a program has
+    slipped in signs that can't be seen."""
+    return _SPACING.sub("", plain_contact(name)).casefold()
 
 
 PROSPECTS = "prospects"

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from connector.errors import DoubledColumn, InputChanged, InputError
 from connector.upsert.inputs import InputRow, open_input
+from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.row_files import RejectsFile
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
@@ -81,6 +82,16 @@ def test_excel_says_its_delimiter_in_a_first_line(write: WriteFile) -> None:
     assert open_input(write("sep=^\na^b,c\n1^2\n")).columns == ["a", "b,c"]
     assert open_input(write('"sep=,",,\na,b,c\n1,2,3\n')).columns == ["a", "b", "c"]
     assert open_input(write("sep=x\na\n")).columns == ["sep=x"]
+
+
+def test_what_a_program_has_slipped_into_a_header_is_no_part_of_its_names(write: WriteFile) -> None:
+    """A byte order mark that was read as CP1252, hyphens of Word, signs that can't be seen."""
+    read = open_input(
+        write("ï»¿First Name,Last\u200b\u00a0Name,E\u2011mail,Ｐｈｏｎｅ\nA,B,a@b.co,\n")
+    )
+    fields = match_columns(read.columns).fields
+    assert read.columns[0] == "First Name"
+    assert list(fields.values()) == ["firstName", "lastName", "email", "phone"]
 
 
 def test_one_column_needs_no_delimiter(write: WriteFile) -> None:
