@@ -288,12 +288,14 @@ class BeforeImages:
 @dataclass
 class UndoPlan:
     """writes: one for each person to whom something is put back. results: the outcome of the other
-    rows. listed: what stays as it is, of all rows. already: runs that have undone some of it."""
+    rows. listed: what stays as it is, of all rows. already: runs that have undone some of it.
+    contacts: emails and phones that are put back, each of which must be no one else's by now."""
 
     writes: list[Write] = field(default_factory=list)
     results: list[RowResult] = field(default_factory=list)
     listed: list[RowResult] = field(default_factory=list)
     already: set[str] = field(default_factory=set)
+    contacts: int = 0
 
 
 def plan_undo(
@@ -417,6 +419,7 @@ class _UndoPlanner:
             guard=guard.to_bytes(),
         )  # fmt: skip
         self.plan.writes.append(write)
+        self.plan.contacts += sum(bool(before.get(name)) for name in CONTACTS)
         return True
 
     def _list(self, row: int, changes: Iterable[SentWrite], stays: Sequence[str]) -> None:

@@ -215,6 +215,7 @@ class _UndoRun(OutboxRun):
         super().__init__(opened, PushOptions(source=source, **options_of(opened.session)))
         self._undone, self._force, self._on_planned = record, request.force, on_planned
         self._listed: list[RowResult] = []
+        self._contacts = 0  # emails and phones that are put back
 
     @property
     def _named(self) -> dict[str, str]:
@@ -261,7 +262,8 @@ class _UndoRun(OutboxRun):
             requests = self._requests_planned
             self._on_planned(
                 f"Undoing run {self._undone.run_id}: {plural(people, 'prospect')} to look up and "
-                f"put back, {plural(requests, 'request')} at most: {eta(self._eta_s(requests))}."
+                f"put back, {plural(requests, 'request')}: {eta(self._eta_s(requests))}. A person "
+                "whose email or phone was edited since takes up to two more."
             )
 
     @property
@@ -279,13 +281,13 @@ class _UndoRun(OutboxRun):
         for result in plan.results:
             book.end(result)
         book.store()
-        self._planned = book.counts
+        self._planned, self._contacts = book.counts, plan.contacts
         self._planned.rows = len(plan.writes) + len(plan.results)
         self._planned.would_update = len(plan.writes)
 
     @property
     def _requests_planned(self) -> int:
-        return 2 * self._planned.writes  # a look, and what is put back
+        return 2 * self._planned.writes + self._contacts  # a look, and what is put back
 
     def _summary(self, error: Any) -> dict[str, Any]:
         summary = super()._summary(error)

@@ -86,11 +86,29 @@ def test_people_are_as_they_were_before_the_push(
     assert (counts(report), report.exit_code) == ({"updated": 2}, 0)
     assert people(sandbox) == before
     assert len(sandbox.requests) - asked == report.summary["requests"] <= 4
-    assert "2 prospects to look up and put back, 4 requests at most" in announced[0]
+    assert "2 prospects to look up and put back, 4 requests: " in announced[0]
     sent = posts(sandbox)
     with results_waiting(settings):
         again = push(settings, PushRequest(file=str(tmp_path / "people.csv")))
     assert (posts(sandbox) - sent, counts(again)) == (0, {"unchanged": 2})
+
+
+def test_a_contact_that_is_put_back_is_counted_too(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """It may be another person's by now, so it takes a look of its own."""
+    before = people(sandbox)
+    pushed = push_rows(settings, tmp_path, "Ann,X,ann@example.org,212-555-0199,,,")
+    assert counts(pushed) == {"updated": 1}
+    renewed = push_rows(settings, tmp_path, "Ann,X,ann2@example.org,212-555-0199,,,")
+    assert counts(renewed) == {"updated": 1}
+    asked, announced = len(sandbox.requests), list[str]()
+    report = undo(settings, UndoRequest(renewed.summary["run_id"]), None, announced.append)
+    assert counts(report) == {"updated": 1}
+    assert "1 prospect to look up and put back, 3 requests: " in announced[0]
+    assert len(sandbox.requests) - asked == 3
+    assert undo(settings, UndoRequest(pushed.summary["run_id"])).exit_code == 0
+    assert people(sandbox) == before
 
 
 def test_what_was_edited_since_is_left_alone_and_named(
