@@ -234,6 +234,13 @@ def test_a_header_that_looks_like_data_is_described_by_positions() -> None:
         match_columns(["Vorname", "Compnay", "Stadt", "email"])
 
 
+def test_a_single_column_that_matches_no_field_may_need_a_delimiter() -> None:
+    """Nothing is counted in words that fit only several columns."""
+    reason = r"its first row names no field of the API\. It is the only column"
+    with pytest.raises(NoHeader, match=reason):
+        match_columns(["x"])
+
+
 def test_a_mapping_that_names_no_column_quotes_no_cell() -> None:
     """Where the first row is a person's, whose name looks like what the mapping says."""
     mapping = ColumnMapping(columns={"Marla": "firstName"})
