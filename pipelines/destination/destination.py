@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -153,6 +154,7 @@ class Destination:
         )
         self._stack.callback(self.loader.discard_local_files)
         self._attempt(self.loader.open)
+        self._settle_clock()
         if not self._snapshot:
             self._try_if_untested()
 
@@ -485,6 +487,31 @@ class Destination:
         else:
             if made:
                 _log.info("destination.keys", made=made)
+
+    def _settle_clock(self) -> None:
+        """Date states back that were stored by a clock which was ahead: dlt numbers loads by the
+        clock, and takes the highest number for the newest, also once there are newer ones."""
+        if not self._has_update or not self.columns("_dlt_pipeline_state"):
+            return
+        states, loads, now_s = (
+            self.name("_dlt_pipeline_state"),
+            self.name("_dlt_loads"),
+            time.time(),
+        )
+        sql = f"SELECT _dlt_load_id FROM {states} WHERE pipeline_name = %s"  # noqa: S608
+        found = [load for (load,) in self.query(sql, [PIPELINE_NAME])]
+        begun_s = {load: float(load) for load in found if re.fullmatch(r"\d+\.\d+", load)}
+        ahead_s = max(begun_s.values(), default=now_s) - now_s
+        renumbered: list[Statement] = []
+        for load, at_s in begun_s.items():
+            if at_s > now_s:
+                values = (f"{at_s - ahead_s:.7f}", load)
+                for table, column in ((states, "_dlt_load_id"), (loads, "load_id")):
+                    sql = f"UPDATE {table} SET {column} = %s WHERE {column} = %s"  # noqa: S608
+                    renumbered.append((sql, values))
+        if renumbered:
+            _log.warning("destination.clock_set_back", ahead_s=round(ahead_s))
+            self._attempt(partial(self._warehouse.execute_ids, renumbered))
 
     def forget_old_loads(self) -> None:
         """Delete old states that dlt would keep forever, one for each load. Those of other

@@ -10,11 +10,13 @@ from typing import Any
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 
 from connector.errors import BadSetting, Unauthorized
 from connector.sandbox import RESOURCES
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.scans import Checkpoint, ListScan, ResourceFacts, ScanKind, ScanPlan
+from pipelines.destination.identity import work_paths
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.between import Between
@@ -391,3 +393,33 @@ def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(puller: Puller):
     assert puller.counts("rows_deleted") == {"notes": 1}
     landed = landed_duckdb(puller.settings.duckdb_path, "notes")
     assert landed.keys() == {note["id"] for note in store.all("notes")}
+
+
+def test_a_state_of_a_clock_that_was_ahead_is_followed_by_newer_ones(any_puller: Puller):
+    """The clock was a day ahead in the first pull, and has been set right since. dlt numbers its
+    states by the clock, and takes the highest for the newest. A new column comes last."""
+    any_puller.lists = ("notes",)
+    any_puller.change_pull(chunk_pages=1, page_size=20)
+    any_puller.pull_ok()
+    for table, number in (("_dlt_pipeline_state", "_dlt_load_id"), ("_dlt_loads", "load_id")):
+        later = f"CAST(CAST({number} AS DECIMAL(18, 7)) + 86400 AS VARCHAR)"
+        _execute(any_puller, f"UPDATE hiringcenter.{table} SET {number} = {later}")
+    tomorrow = "now() + INTERVAL '1 day'"
+    _execute(any_puller, f"UPDATE hiringcenter._dlt_version SET inserted_at = {tomorrow}")
+    for fields in ({"body": "New"}, {"body": "Newer"}, {"colour": "red"}, {"colour": "blue"}):
+        store = any_puller.sandbox.store
+        store.delete("notes", store.all("notes")[0]["id"])
+        store.create("notes", {"prospectId": "p", **fields})
+        assert any_puller.pull_ok(full=True).summary["resources"]["notes"]["complete"]
+        any_puller.assert_true()
+
+
+def _execute(puller: Puller, sql: str) -> None:
+    if puller.postgres_url is None:
+        with duckdb.connect(str(work_paths(puller.settings).working_file)) as connection:
+            connection.execute(sql)
+        return
+    engine = sa.create_engine(sa.make_url(puller.postgres_url).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(sql)
+    engine.dispose()
