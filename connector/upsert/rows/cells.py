@@ -71,12 +71,15 @@ _BY_CHANCE = {
 
 # a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
 MAY_BE_ALTERED = re.compile(
-    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$|\d{15}000", re.I
+    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$"
+    r"|\d{15}000|\d{4}-\d\d-\d\d[ T]",
+    re.I,
 )
 _AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
 _KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
 _SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E[+-]?\d+", re.I)
 _NO_CODE = re.compile(r"=.*|[+-]?\d+(?:[.,]\d+)+", re.DOTALL)
+_MIDNIGHT = re.compile(r"\d{4}-\d\d-\d\d[ T]00:00(?::00(?:\.0+)?)?(?:Z|\+00:?(?:00)?)?")
 _WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
 MOST_EXACT = 2**53  # the largest integer up to which a float holds each
 _INEXACT = (
@@ -209,6 +212,11 @@ def _decoded_again(text: str) -> str:
             if _LATIN.fullmatch(written) and not _BY_CHANCE[codec].search(text):
                 return written
     return text
+
+
+def is_date_written_out(text: str) -> bool:
+    """Whether `text` is what programs write for a cell that a spreadsheet has made a date of."""
+    return _MIDNIGHT.fullmatch(text) is not None
 
 
 def check_code(text: str) -> None:

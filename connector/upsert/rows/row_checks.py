@@ -23,6 +23,7 @@ from connector.upsert.rows.cells import (
     check_code,
     check_readable,
     counted,
+    is_date_written_out,
     is_empty,
     shown,
     text_of,
@@ -61,7 +62,11 @@ from connector.upsert.rows.write_schema import (
 )
 
 _SHOWN_CHARS = 60
-_NEVER_DATES = PLAIN_CODES | {"firstName", "lastName", "email", "phone"}
+_NEVER_DATES = (PLAIN_CODES - NOT_TEXT) | {"firstName", "lastName", "email", "phone"}
+_MADE_A_DATE = (
+    "holds a date: a spreadsheet has made one of something else. Format the column as text, and "
+    "fill in what was there"
+)
 _EMPTY_CONSTANT = (
     "is empty, and a constant goes into every row: it would clear this field. Remove it"
 )
@@ -627,6 +632,8 @@ def _settled(value: Any, name: str) -> Any:
     if isinstance(value, str):
         trimmed = value.strip()
         text = unaltered(trimmed, is_code=name in CODES)
+        if name in _NEVER_DATES and is_date_written_out(text):
+            raise ValueError(_MADE_A_DATE)
         if name in PLAIN_CODES:
             text = plain_contact(text).replace("\xa0", " ")
             if name not in NOT_TEXT:  # a date such as 31.03.2025 has a check of its own
@@ -638,10 +645,7 @@ def _settled(value: Any, name: str) -> Any:
     if name in NOT_TEXT:
         return value
     if isinstance(value, date) and name in _NEVER_DATES:
-        raise ValueError(
-            "holds a date: a spreadsheet has made one of something else. Format the column as "
-            "text, and fill in what was there"
-        )
+        raise ValueError(_MADE_A_DATE)
     text = text_of(value)
     if name in PLAIN_CODES:
         check_code(text)

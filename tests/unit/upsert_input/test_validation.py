@@ -750,6 +750,8 @@ def test_a_date_made_by_a_spreadsheet_is_neither_a_code_nor_a_name(column: str) 
     """1-2 typed into a sheet is the first or second of some month."""
     assert "holds a date" in reason({column: datetime(2026, 1, 2)})
     assert "holds a date" in reason({column: date(2026, 1, 2)})
+    assert "holds a date" in reason({column: "2026-01-02 00:00:00"})
+    assert "holds a date" in reason({column: "2026-01-02T00:00"})
 
 
 def test_one_name_for_all_people_is_refused() -> None:
