@@ -46,15 +46,16 @@ log = get_logger("source")
 def may_be_cut(step: Step, seen: Sightings) -> bool:
     """Whether the last page may be incomplete, whatever the server says.
 
-    It is full (as long as requested, as the pages before, or a usual maximum), or the server
-    announces a next page that can't be requested.
+    It is full (as long as requested or longer, as the pages before, or a usual maximum), or the
+    server announces a next page that can't be requested.
     """
     is_counted = seen.total_count is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
         return False
     if step.page.cut is not None:
         return True
-    return step.is_full or (len(step.page.items) in MAXIMA and step.page_token is None)
+    rows = len(step.page.items)
+    return step.is_full or (step.page_token is None and (rows > step.limit or rows in MAXIMA))
 
 
 class Completion:
@@ -159,14 +160,17 @@ class Completion:
             yield from self._while_productive(self._in_slices(limit))
 
     def _is_followed_when_halved(self) -> bool:
-        """Whether the server names a next page for the first half of the last one."""
+        """Whether the server names a next page for the first half of the last one, or returns all
+        of that again: more rows than requested, whatever is requested, are all there are."""
         token = self._last.page_token
         half = max(1, len(self._last.page.items) // 2)
         try:
             step = next(iter(self._listing(page_size=half, next_params=token)))
         except (PageTokenLost, Refused):
             return "pageToken" in (token or {})  # which the pages before named
-        return step.page.next_params is not None
+        rows = len(self._last.page.items)
+        is_limit_ignored = rows > self._last.limit and len(step.page.items) >= rows
+        return step.page.next_params is not None or is_limit_ignored
 
     def _with_bigger_limits(self) -> Iterator[Step]:
         """The list again with growing limits, until a page isn't full."""

@@ -585,6 +585,23 @@ def test_rows_in_no_slice_are_counted_in_the_doubt():
     assert len(server.asked) < 100
 
 
+@pytest.mark.parametrize("is_limit_ignored", [False, True])
+def test_a_row_more_than_was_requested_may_be_followed_by_others(is_limit_ignored: bool):
+    """A server that looks ahead by one returns it; one that ignores the limit returns all."""
+
+    class OneMore(ListServer):
+        def page(self, resource: str, params: Any, **options: Any) -> Page:
+            limit = 75 if is_limit_ignored else int(params["limit"]) + 1
+            return super().page(resource, {**params, "limit": str(limit)}, **options)
+
+    server = OneMore(records(75), paged=False)
+    made = scan(server, "prospects", page_size=20)
+    assert len(set(read(made))) == 75
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert len(server.asked) <= 3
+
+
 def test_a_row_that_no_slice_finds_is_searched_for_once():
     """Every slice is tried for it in one scan; the next one finds the others, new ones too, and
     then gives up after a few more requests."""
