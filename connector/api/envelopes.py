@@ -438,17 +438,18 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
 
 
 def to_account(body: Any) -> dict[str, Any]:
-    """Key metadata of GET /auth, bare, under `item`, or in the only object of the answer.
+    """Key metadata of GET /auth, under `item`, bare, or in the only object of the answer.
 
     Raises:
         UnknownShape: there is none.
     """
     _check_success(body)
-    objects = [value for value in body.values() if isinstance(value, dict)]
+    named = [body["item"]] if "item" in body else [*body.values()]
+    objects = [value for value in named if isinstance(value, dict)]
     is_wrapped = len(objects) == 1 and not _OF_ACCOUNTS & body.keys()
     account = objects[0] if is_wrapped else body
     facts = {name: value for name, value in account.items() if name != "success"}
-    if not facts or "error" in facts:
+    if "error" in facts or all(value is None for value in facts.values()):
         raise UnknownShape(f"it contains no key metadata, only {_names(body)}")
     return facts
 

@@ -284,6 +284,7 @@ def test_no_record_is_an_error(body: Any):
         {"success": True, "accountId": "a", "active": True},
         {"success": True, "item": {"accountId": "a", "active": True}},
         {"success": True, "apiKey": {"accountId": "a", "active": True}},
+        {"item": {"accountId": "a", "active": True}, "meta": {"version": 2}},
     ],
 )
 def test_key_metadata_comes_bare_or_under_item(body: Any):
@@ -291,7 +292,9 @@ def test_key_metadata_comes_bare_or_under_item(body: Any):
     assert to_account(body) == {"accountId": "a", "active": True}
 
 
-@pytest.mark.parametrize("body", [{}, {"success": True}, {"error": "x", "message": "y"}, []])
+@pytest.mark.parametrize(
+    "body", [{}, {"success": True}, {"error": "x", "message": "y"}, [], {"item": None}]
+)
 def test_no_key_metadata_is_an_error(body: Any):
     """So that `check` doesn't call an error page a valid key."""
     with pytest.raises(UnknownShape):
