@@ -103,6 +103,9 @@ class PlanHeader:
         return PushOptions(**{**kept, "rules": MergeRules(**kept["rules"])})
 
 
+_FACTS = tuple(each.name for each in fields(PlanHeader))
+
+
 def _ledger_of(hasher: Hasher) -> str:
     mac = hasher.new_mac()
     mac.update(b"which ledger")
@@ -357,9 +360,9 @@ class PlanFile:
             raise self._altered() from None
         if found.pop("hiringcenter_plan", None) != FORMAT:
             raise _another_version(self._name)
-        try:
-            return PlanHeader(**found)
-        except TypeError:
+        try:  # earlier plans have facts that are no longer written, since nothing read them
+            return PlanHeader(**{name: found[name] for name in _FACTS})
+        except KeyError:
             raise self._altered() from None
 
     def _check_mac(self) -> bytes:

@@ -172,6 +172,18 @@ def test_a_plan_that_is_too_old_is_refused(plan: Path):
             found.check_age(1_060_001, max_age_s=60)
 
 
+def test_a_plan_with_facts_that_are_no_longer_written_is_read(plan: Path):
+    """It is of the same format, and signed."""
+    header, *records, _ = plan.read_bytes().splitlines(keepends=True)
+    facts = orjson.loads(header) | {"copy_ms": None, "connector": "0.2.0"}
+    signed = b"".join([orjson.dumps(facts), b"\n", *records])
+    mac = HASHER.new_mac()
+    mac.update(signed)
+    with opened(signed + b"mac:" + mac.hexdigest().encode() + b"\n") as found:
+        assert found.header.title == "people.csv"
+        assert [each.row_number for each in found.rows()] == [7, 8]
+
+
 def test_a_plan_of_another_format_is_refused(plan: Path):
     """It says so, whatever else that format changes."""
     plan.write_bytes(b'{"hiringcenter_plan":2,"whatever":[]}\nbinary \x00\xff')
