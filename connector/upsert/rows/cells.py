@@ -63,9 +63,10 @@ _BYTES = {
 }
 # No text reads like that by chance where it comes out in Latin letters and the signs around them,
 _LATIN = re.compile("[\x00-\x7f\xa0-\u017f‐-—‘-„†-…™€]+")
-# except that a sign may stand behind a word in capitals, and a letter behind one of these.
+# except that a sign, or a space that doesn't break, may stand behind a word in capitals, and a
+# letter behind one of these.
 _BY_CHANCE = {
-    "cp1252": re.compile(r"[A-Z][ÃÄÅ][®™”’»](?![^\W\d_])|[ÄÅ][^\W\d_]"),
+    "cp1252": re.compile(r"[A-Z][ÃÄÅ][®™”’»](?![^\W\d_])|[A-Z](?:[A-Z]Ã|[ÄÅ])\xa0|[ÄÅ][^\W\d_]"),
     "mac_roman": re.compile(r"ƒ[^\W\d_]"),
 }
 

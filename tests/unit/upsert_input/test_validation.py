@@ -543,6 +543,13 @@ def test_text_that_may_have_been_typed_so_stays(text: str) -> None:
     assert payload({"company": text}) == {"company": text}
 
 
+@pytest.mark.parametrize("text", ["IRMÃ\xa0DULCE", "BLÅ\xa0KORS", "KEMPELÄ\xa0OY"])
+def test_a_space_that_does_not_break_stays_one_behind_capitals(text: str) -> None:
+    """The two characters are the UTF-8 of a letter, too; in Là-bas, they are read as that."""
+    assert payload({"company": text}) == {"company": text}
+    assert payload({"company": "LÃ\xa0-bas"}) == {"company": "Là-bas"}
+
+
 @pytest.mark.parametrize(
     ("text", "is_short"), [("2134", True), ("501", True), ("02134", False), ("K1A", False)]
 )
