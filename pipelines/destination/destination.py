@@ -67,6 +67,7 @@ _KEPT_STATES = 20
 _LIVE = f"{DELETED_COLUMN} IS NULL"
 _LISTED = f"{DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
 _TRIAL = "_hc_check"
+_SKEW_S = 30.0  # between the clocks of machines, as `check` allows it
 T = TypeVar("T")
 
 
@@ -510,7 +511,9 @@ class Destination:
                     sql = f"UPDATE {table} SET {column} = %s WHERE {column} = %s"  # noqa: S608
                     renumbered.append((sql, values))
         if renumbered:
-            _log.warning("destination.clock_set_back", ahead_s=round(ahead_s))
+            # whatever the difference: a state stored now has to be the newest
+            log = _log.warning if ahead_s > _SKEW_S else _log.info
+            log("destination.clock_set_back", ahead_s=round(ahead_s, 1))
             self._attempt(partial(self._warehouse.execute_ids, renumbered))
 
     def forget_old_loads(self) -> None:

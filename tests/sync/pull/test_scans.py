@@ -401,9 +401,7 @@ def test_a_state_of_a_clock_that_was_ahead_is_followed_by_newer_ones(any_puller:
     any_puller.lists = ("notes",)
     any_puller.change_pull(chunk_pages=1, page_size=20)
     any_puller.pull_ok()
-    for table, number in (("_dlt_pipeline_state", "_dlt_load_id"), ("_dlt_loads", "load_id")):
-        later = f"CAST(CAST({number} AS DECIMAL(18, 7)) + 86400 AS VARCHAR)"
-        _execute(any_puller, f"UPDATE hiringcenter.{table} SET {number} = {later}")
+    _renumber(any_puller, ahead_s=86_400)
     tomorrow = "now() + INTERVAL '1 day'"
     _execute(any_puller, f"UPDATE hiringcenter._dlt_version SET inserted_at = {tomorrow}")
     for fields in ({"body": "New"}, {"body": "Newer"}, {"colour": "red"}, {"colour": "blue"}):
@@ -412,6 +410,31 @@ def test_a_state_of_a_clock_that_was_ahead_is_followed_by_newer_ones(any_puller:
         store.create("notes", {"prospectId": "p", **fields})
         assert any_puller.pull_ok(full=True).summary["resources"]["notes"]["complete"]
         any_puller.assert_true()
+
+
+def test_machines_whose_clocks_differ_by_seconds_follow_each_other_without_a_warning(
+    any_puller: Puller, capsys: pytest.CaptureFixture[str]
+):
+    """Another machine, whose clock is ahead, has just pulled into the same destination."""
+    any_puller.lists = ("notes",)
+    any_puller.pull_ok()
+    for _ in range(2):
+        _renumber(any_puller, ahead_s=20)
+        store = any_puller.sandbox.store
+        store.delete("notes", store.all("notes")[0]["id"])
+        assert any_puller.pull_ok(full=True).summary["resources"]["notes"]["complete"]
+        any_puller.assert_true()
+    lines = "".join(capsys.readouterr()).splitlines()
+    noted = [line for line in lines if "destination.clock_set_back" in line]
+    assert noted
+    assert not any("warning" in line for line in noted)
+
+
+def _renumber(puller: Puller, *, ahead_s: int) -> None:
+    """The states so far were stored by a clock that was ahead."""
+    for table, number in (("_dlt_pipeline_state", "_dlt_load_id"), ("_dlt_loads", "load_id")):
+        later = f"CAST(CAST({number} AS DECIMAL(18, 7)) + {ahead_s} AS VARCHAR)"
+        _execute(puller, f"UPDATE hiringcenter.{table} SET {number} = {later}")
 
 
 def _execute(puller: Puller, sql: str) -> None:
