@@ -192,7 +192,7 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         if "would_send" in summary and "copy_age_s" not in summary:
             yield "Pull first to see which of these would be created and which updated."
         elif "would_send" in summary:  # a creation of their file precedes them, or a look-up
-            yield "Rows under `would send` create or update: which, is known once their person is."
+            yield "Until its person is known, a row under `would send` may create or update."
         needed = summary["would_request"]
         takes = f": {eta(summary['eta_s'])}" if needed else ""
         yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
