@@ -414,8 +414,9 @@ class Refused(ApiError):
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path, self.reason = status, url_path, reason
-        next_step = ". Check HIRINGCENTER_BASE_URL." if status == 404 else ""
-        super().__init__(f"The API refused {url_path} ({status}): {reason}{next_step}")
+        if status == 404:
+            reason = f"{reason.rstrip('.')}. Check HIRINGCENTER_BASE_URL."
+        super().__init__(f"The API refused {url_path} ({status}): {reason}")
 
 
 class Redirected(ApiError):

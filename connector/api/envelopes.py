@@ -446,7 +446,7 @@ def to_account(body: Any) -> dict[str, Any]:
     _check_success(body)
     named = [body["item"]] if "item" in body else [*body.values()]
     objects = [value for value in named if isinstance(value, dict)]
-    is_wrapped = len(objects) == 1 and not _OF_ACCOUNTS & body.keys()
+    is_wrapped = len(objects) == 1 and ("item" in body or not _OF_ACCOUNTS & body.keys())
     account = objects[0] if is_wrapped else body
     facts = {name: value for name, value in account.items() if name != "success"}
     if "error" in facts or all(value is None for value in facts.values()):

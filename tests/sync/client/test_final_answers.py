@@ -61,8 +61,8 @@ def test_a_redirect_to_no_address_is_final_too(bench: Bench, target: str):
 
 def test_a_list_that_does_not_exist_names_the_setting_to_check(bench: Bench):
     """The base URL's path is mistyped, say."""
-    client = bench.serve(answer(404, {"error": "Not found", "message": "GET /v3/notes"}))
-    with pytest.raises(errors.Refused, match="GET /v3/notes. Check HIRINGCENTER_BASE_URL.$"):
+    client = bench.serve(answer(404, {"error": "Not found", "message": "GET /v3/notes."}))
+    with pytest.raises(errors.Refused, match=r"GET /v3/notes\. Check HIRINGCENTER_BASE_URL\.$"):
         client.page("notes", {})
 
 

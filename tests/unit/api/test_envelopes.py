@@ -285,6 +285,7 @@ def test_no_record_is_an_error(body: Any):
         {"success": True, "item": {"accountId": "a", "active": True}},
         {"success": True, "apiKey": {"accountId": "a", "active": True}},
         {"item": {"accountId": "a", "active": True}, "meta": {"version": 2}},
+        {"permissions": ["read"], "item": {"accountId": "a", "active": True}},
     ],
 )
 def test_key_metadata_comes_bare_or_under_item(body: Any):
