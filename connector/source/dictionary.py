@@ -199,8 +199,8 @@ def _known_columns(table: str) -> Mapping[str, str]:
 
 
 def comments(table: str, columns: Iterable[str]) -> Iterator[tuple[str | None, str]]:
-    """(column, comment) of the table itself (None) and of each column; nothing of a table that is
-    none of ours."""
+    """(column, comment) of the table itself (None) and of each column; nothing of a table that
+    isn't one of ours."""
     about = table_text(table)
     if about is None:
         return

@@ -21,9 +21,7 @@ from connector.source.fields import record_id
 # --- what was seen --------------------------------------------------------------------------------
 
 WATERMARK_FIELDS = ("createdAt", "updatedAt")
-_LATEST_MS = (
-    253_402_300_799_999  # the year 9999; what is beyond isn't a time, and may not fit a state
-)
+_LATEST_MS = 253_402_300_799_999  # the year 9999; more isn't a time, and may not fit a state
 
 
 class IdCount:

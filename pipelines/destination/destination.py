@@ -494,11 +494,8 @@ class Destination:
         clock, and takes the highest number for the newest, also once there are newer ones."""
         if not self._has_update or not self.columns("_dlt_pipeline_state"):
             return
-        states, loads, now_s = (
-            self.name("_dlt_pipeline_state"),
-            self.name("_dlt_loads"),
-            time.time(),
-        )
+        states, loads = self.name("_dlt_pipeline_state"), self.name("_dlt_loads")
+        now_s = time.time()
         sql = f"SELECT _dlt_load_id FROM {states} WHERE pipeline_name = %s"  # noqa: S608
         found = [load for (load,) in self.query(sql, [PIPELINE_NAME])]
         begun_s = {load: float(load) for load in found if re.fullmatch(r"\d+\.\d+", load)}
