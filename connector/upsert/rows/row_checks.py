@@ -70,7 +70,8 @@ _MADE_A_DATE = (
 _EMPTY_CONSTANT = (
     "is empty, and a constant goes into every row: it would clear this field. Remove it"
 )
-_US_POSTAL_DIGITS = 5
+# postal codes of numbers have five digits in the US, and at least four in these countries
+_FOUR_DIGITS = "AF AM AT AU BD BE BG CH CY DK GE GL HU LI LU LV MK NL NO NZ PH PY SI TN VE ZA"
 # what pydantic calls a problem → what people read
 _REASONS = {
     "missing": "is empty, and the API requires it. Fill it in",
@@ -605,7 +606,8 @@ class _PayloadMaker:
             elif clear_empty and name not in NOT_CLEARED and column in values:
                 fields[name] = None  # a column that the row doesn't mention says nothing
         code = fields.get("postalCode")
-        if type(code) is str and len(code) < _US_POSTAL_DIGITS and code.isdecimal():
+        least = 4 if context.region in _FOUR_DIGITS else 5
+        if type(code) is str and len(code) < least and code.isdecimal():
             short = f"its {counted(len(code), 'digit')} may lack leading zeros"
             context.warnings.append(f"{self.cells.get('postalCode', 'postalCode')}: {short}")
         full_name = None if self.full_name is None else values.get(self.full_name)

@@ -45,8 +45,8 @@ _LAST_MS = 1000 * int(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
 class RowContext:
     """What the checks of one row know and leave: `info.context` of every check.
 
-    region: ISO 3166, of phones without a country code. zone: of times without an offset.
-    email: the identity of the row's email, once it is checked.
+    region: ISO 3166, of phones without a country code and of postal codes. zone: of times without
+    an offset. email: the identity of the row's email, once it is checked.
     """
 
     region: str

@@ -562,6 +562,14 @@ def test_a_postal_code_of_few_digits_is_doubted(text: str, is_short: bool) -> No
     )
 
 
+@pytest.mark.parametrize(("text", "is_short"), [("8001", False), ("150", True)])
+def test_a_postal_code_of_four_digits_is_whole_where_all_are(text: str, is_short: bool) -> None:
+    """In Switzerland and Norway, say; 0150 is in Oslo."""
+    for region in ("CH", "NO"):
+        row = check({**ANN, "postalCode": text}, default_region=region)
+        assert bool(row.warnings) is is_short
+
+
 @pytest.mark.parametrize("text", ["01.05.2025", "1.5.25", "2025.5"])
 def test_a_date_in_another_form_isnt_a_code(text: str) -> None:
     """The reason says how to write a time."""
