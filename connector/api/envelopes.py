@@ -57,7 +57,7 @@ _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class NoContent:
-    """Stands for the body of a 204, where a JSON value was expected."""
+    """Stands for the body of an answer without any, where a JSON value was expected."""
 
 
 class NotJson(ValueError):

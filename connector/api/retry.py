@@ -207,8 +207,10 @@ def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bo
 def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answer:
     if exchange.failure:
         return Answer(Outcome.LOST, exchange, reason=exchange.failure)
+    # a write may be accepted without content (202); a list without any may be cut short
+    is_empty = exchange.status == 204 or (keyed and exchange.status == 202 and not exchange.body)
     try:
-        body = NoContent() if exchange.status == 204 else read_json(exchange.body)
+        body = NoContent() if is_empty else read_json(exchange.body)
         return Answer(Outcome.USABLE, exchange, value=read(body))
     except NotJson as error:
         return Answer(Outcome.LOST, exchange, reason=str(error))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connector.api.envelopes import to_item, to_page
 from connector.api.retry import (
     BUSY_TRIES,
     DOUBTFUL_TRIES,
@@ -18,7 +19,9 @@ from connector.api.retry import (
     decide,
     outcome_of_status,
     retry_after_s,
+    understand,
 )
+from connector.api.transport import Exchange
 from connector.budget.policy.feedback import http_date_s
 
 NOW_S = 1_760_000_000.0
@@ -178,3 +181,21 @@ def test_any_date_header_is_a_time_or_nothing(text: str):
     """A proxy's nonsense isn't a reason to fail."""
     found = http_date_s(text)
     assert found is None or isinstance(found, float)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(200, Outcome.LOST), (202, Outcome.UNSHOWN), (204, Outcome.UNSHOWN)]
+)
+def test_a_write_that_is_accepted_without_content_is_settled_by_a_look(
+    status: int, outcome: Outcome
+):
+    """An empty 200, and any list without content that isn't a 204, may be cut short."""
+    exchange = Exchange(status=status)
+    write = understand(
+        exchange, lambda body: to_item("prospect", body), keyed=True, absent_at_404=False
+    )
+    assert write.outcome is outcome
+    listed = understand(
+        exchange, lambda body: to_page("prospects", body), keyed=False, absent_at_404=False
+    )
+    assert listed.outcome is (Outcome.USABLE if status == 204 else Outcome.LOST)
