@@ -253,7 +253,7 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     facts = report.summary
     assert [facts[f"would_{each}"] for each in ("create", "update", "send")] == [3, 1, 3]
     assert facts["cannot_be_undone"]["created"] == 3
-    assert "known once their person is" in shown(push_lines(report))
+    assert "Until its person is known, a row under `would send`" in shown(push_lines(report))
     assert sandbox.requests == []
 
 
