@@ -431,9 +431,14 @@ def test_machines_whose_clocks_differ_by_seconds_follow_each_other_without_a_war
 
 
 def _renumber(puller: Puller, *, ahead_s: int) -> None:
-    """The states so far were stored by a clock that was ahead."""
-    for table, number in (("_dlt_pipeline_state", "_dlt_load_id"), ("_dlt_loads", "load_id")):
-        later = f"CAST(CAST({number} AS DECIMAL(18, 7)) + {ahead_s} AS VARCHAR)"
+    """The newest state was stored by a clock that was ahead, the others before it. dlt's numbers
+    never decrease in a process: a test with a clock of its own leaves them far ahead."""
+    newest = (
+        "SELECT max(CAST(_dlt_load_id AS DECIMAL(18, 7))) FROM hiringcenter._dlt_pipeline_state"
+    )
+    ahead = f"{time.time() + ahead_s:.7f} - ({newest})"
+    for table, number in (("_dlt_loads", "load_id"), ("_dlt_pipeline_state", "_dlt_load_id")):
+        later = f"CAST(CAST({number} AS DECIMAL(18, 7)) + {ahead} AS VARCHAR)"
         _execute(puller, f"UPDATE hiringcenter.{table} SET {number} = {later}")
 
 
