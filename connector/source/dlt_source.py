@@ -138,7 +138,7 @@ def hiringcenter(
 
 def _ms(since: datetime | str | int | None) -> int | None:
     if since is None or is_ms(since):
-        return cast("int | None", since)
+        return since
     return since_ms(str(since))
 
 

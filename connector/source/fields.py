@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType, NoneType
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 import pyarrow as pa
@@ -172,7 +172,7 @@ def as_ms(moment: Any) -> int | None:
     return None if moment is None else int(moment)
 
 
-def is_ms(value: Any) -> bool:
+def is_ms(value: Any) -> TypeGuard[int]:
     """Whether `value` is a whole number of Unix milliseconds within the calendar."""
     return type(value) is int and FIRST_MS <= value <= LAST_MS
 

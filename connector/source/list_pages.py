@@ -16,12 +16,11 @@ from connector.api.envelopes import ENDPOINTS, Page
 from connector.budget import Lane
 from connector.errors import EndlessList, Refused
 from connector.logs import get_logger
-from connector.source.fields import record_id
+from connector.source.fields import LAST_MS, record_id
 
 # --- what was seen --------------------------------------------------------------------------------
 
 WATERMARK_FIELDS = ("createdAt", "updatedAt")
-_LATEST_MS = 253_402_300_799_999  # the year 9999; more isn't a time, and may not fit a state
 
 
 class IdCount:
@@ -236,8 +235,9 @@ class Sightings:
 
 
 def _times(records: Iterable[Mapping[str, Any]], field: str) -> list[int]:
+    """What is beyond the calendar isn't a time, and may not fit a state."""
     values = [record.get(field) for record in records]
-    return [ms for ms in values if type(ms) is int and abs(ms) <= _LATEST_MS]
+    return [ms for ms in values if type(ms) is int and abs(ms) <= LAST_MS]
 
 
 # --- pages ----------------------------------------------------------------------------------------

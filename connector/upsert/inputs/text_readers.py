@@ -27,7 +27,7 @@ from connector.upsert.inputs.reader import (
     clean_header,
 )
 from connector.upsert.inputs.text_decoding import DecodedFile, undecodable_byte
-from connector.upsert.rows.cells import InputRow, counted
+from connector.upsert.rows.cells import InputRow, amount
 from connector.upsert.rows.column_mapping import REASON_COLUMN
 
 MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
@@ -226,7 +226,7 @@ class CsvInput(Input):
 def _ragged(count: int, width: int, line: int, last_line: int, length: int) -> str:
     spans = f"; the row spans lines {line} to {last_line}" if last_line > line else ""
     return (
-        f"{counted(count, 'cell')} where the header has {width} ({counted(length, 'character')}"
+        f"{amount(count, 'cell')} where the header has {width} ({amount(length, 'character')}"
         f"{spans}). Is a delimiter "
         "or a quote missing, or a cell with a delimiter not quoted?"
     )

@@ -138,7 +138,7 @@ class BadCell(ValueError):
         super().__init__(reason)
 
 
-def counted(count: int, noun: str) -> str:
+def amount(count: int, noun: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

@@ -20,9 +20,9 @@ from connector.upsert.rows.cells import (
     MAY_BE_ALTERED,
     BadCell,
     InputRow,
+    amount,
     check_code,
     check_readable,
-    counted,
     is_date_written_out,
     is_empty,
     shown,
@@ -71,7 +71,10 @@ _EMPTY_CONSTANT = (
     "is empty, and a constant goes into every row: it would clear this field. Remove it"
 )
 # postal codes of numbers have five digits in the US, and at least four in these countries
-_FOUR_DIGITS = "AF AM AT AU BD BE BG CH CY DK GE GL HU LI LU LV MK NL NO NZ PH PY SI TN VE ZA"
+_FOUR_DIGITS = {
+    "AF", "AM", "AT", "AU", "BD", "BE", "BG", "CH", "CY", "DK", "GE", "GL", "HU",
+    "LI", "LU", "LV", "MK", "NL", "NO", "NZ", "PH", "PY", "SI", "TN", "VE", "ZA",
+}  # fmt: skip
 # what pydantic calls a problem → what people read
 _REASONS = {
     "missing": "is empty, and the API requires it. Fill it in",
@@ -179,7 +182,7 @@ class _Problem:
     @property
     def without_value(self) -> str:
         """For everywhere else: the column, what is wrong, and how long the cell is."""
-        length = "" if self.value is None else f"({counted(len(shown(self.value)), 'character')}) "
+        length = "" if self.value is None else f"({amount(len(shown(self.value)), 'character')}) "
         return f"{self.column}: {length}{self.reason}."
 
 
@@ -608,7 +611,7 @@ class _PayloadMaker:
         code = fields.get("postalCode")
         least = 4 if context.region in _FOUR_DIGITS else 5
         if type(code) is str and len(code) < least and code.isdecimal():
-            short = f"its {counted(len(code), 'digit')} may lack leading zeros"
+            short = f"its {amount(len(code), 'digit')} may lack leading zeros"
             context.warnings.append(f"{self.cells.get('postalCode', 'postalCode')}: {short}")
         full_name = None if self.full_name is None else values.get(self.full_name)
         if self.full_name is not None and not (self.optional and is_empty(full_name)):
